@@ -1,0 +1,6 @@
+"""`python -m sitegrid`: the same command as `sitegrid`, for where the script is not on the PATH."""
+
+from sitegrid.cli.main import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

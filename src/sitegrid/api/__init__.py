@@ -1,0 +1,1 @@
+"""The tkeedge.io/v1 types, and the CustomResourceDefinitions made from them."""

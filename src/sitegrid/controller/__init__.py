@@ -1,0 +1,1 @@
+"""The central controller: joins kube (I/O) to grid (planning)."""

@@ -1,0 +1,1 @@
+"""A small, fast Kubernetes client: configuration, requests, reflector, store, work queue, leader election."""

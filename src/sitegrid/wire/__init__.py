@@ -1,0 +1,1 @@
+"""What travels between API server, agent and clients, without I/O: framing, protobuf spans, selectors, labels."""

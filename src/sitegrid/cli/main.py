@@ -1,7 +1,7 @@
 """The `sitegrid` command (also `kubectl grid`): builds the parser and hands over to one subcommand.
 
 Each subcommand is a module here with `add_parser(subparsers)`; it imports its implementation only when it runs, so
-that `sitegrid --help` stays fast. Expected failures are raised as `CommandError`: one line on stderr and an exit code.
+that `sitegrid --help` stays fast. Expected failures are raised as `CommandError`: one line on stderr, an exit code.
 """
 
 from __future__ import annotations

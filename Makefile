@@ -1,0 +1,46 @@
+# Everything runs from the environment .venv, which `make setup` makes; every target makes it when it is missing.
+SHELL := /bin/bash
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test lint format bench lock clean
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): requirements-dev.txt pyproject.toml scripts/setup
+	@scripts/setup
+
+setup: $(STAMP) ## install what is missing: Debian packages, .venv, Go, and the control plane's binaries (cached)
+	@scripts/setup --check
+	@$(VENV)/bin/sitegrid lab build
+
+demo: setup ## the main job on a real local cluster: two YAML files, every site, traffic closed
+	@$(VENV)/bin/sitegrid demo
+
+test: setup lint ## every test: units, properties, the real control plane, the lab
+	@$(VENV)/bin/python -m pytest
+
+lint: $(STAMP) ## style, strict types, import contracts
+	@$(VENV)/bin/ruff format --check --quiet src tests benchmarks
+	@$(VENV)/bin/ruff check --quiet src tests benchmarks
+	@$(VENV)/bin/mypy --no-error-summary
+	@$(VENV)/bin/lint-imports --no-logo 2>/dev/null || $(VENV)/bin/lint-imports
+
+format: $(STAMP) ## rewrite the code in the project's style
+	@$(VENV)/bin/ruff check --quiet --fix src tests benchmarks
+	@$(VENV)/bin/ruff format --quiet src tests benchmarks
+
+bench: setup ## measure speed and memory
+	@$(VENV)/bin/python -m benchmarks
+
+lock: $(STAMP) ## renew the hashed requirements files
+	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --extra lab pyproject.toml -o requirements.txt
+	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --extra lab --group dev pyproject.toml -o requirements-dev.txt
+
+clean: ## remove the environment and the tools' caches (the control plane's cache stays)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -55,10 +55,12 @@ class Matrix:
             counts = [str(self.answers[asker, answerer]) for answerer in answerers]
             rows.append([asker, *counts, str(self.lost_by_site[asker])])
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        return "\n".join(
-            "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths)))
-            for row in rows
-        )
+        return "\n".join(_aligned(row, widths) for row in rows)
 
     def _site(self, node: str) -> str:
         return self.sites.get(node) or NO_SITE
+
+
+def _aligned(row: list[str], widths: list[int]) -> str:
+    first, *counts = zip(row, widths, strict=True)
+    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in counts)])

@@ -96,8 +96,7 @@ class Clients:
 
     def node_url(self, node: str, port: int) -> str:
         """Return the URL of a NodePort on `node`'s own address."""
-        path = '{.status.addresses[?(@.type=="InternalIP")].address}'
-        address = self._lab.kubectl("get", "node", node, "-o", f"jsonpath={path}").stdout
+        address = next(status.address for status in self._lab.status().nodes if status.name == node)
         return f"http://{address}:{port}/"
 
     def _find_pod(self, node: str) -> bool:

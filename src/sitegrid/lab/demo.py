@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sitegrid.lab.assets import example
 from sitegrid.lab.clients import PATIENCE, Clients, Target, wait_until
 from sitegrid.lab.lab import Lab
+from sitegrid.lab.manifests import example
 from sitegrid.lab.matrix import Matrix
 
 KEY: Final = "zone"
@@ -129,13 +129,10 @@ class Demo:
             self._nothing_step("a node without an agent reaches nothing", targets, KEY)
 
     def _memory(self) -> None:
-        sizes = {
-            process.name: self._resident_mb(process.name, process.pid)
-            for process in self._lab.status().processes
-            if process.name.startswith("agent@") and process.pid
-        }
+        processes = self._lab.status().processes
+        sizes = [process.memory / 1e6 for process in processes if process.name.startswith("agent@") and process.memory]
         if sizes:
-            self._figures.append(("agent's resident memory", f"{min(sizes.values()):.1f}-{max(sizes.values()):.1f} MB"))
+            self._figures.append(("agent's resident memory", f"{min(sizes):.1f}-{max(sizes):.1f} MB"))
 
     def _summary(self) -> bool:
         self._say("")
@@ -203,10 +200,3 @@ class Demo:
     def _reaches_api_server(self, node: str) -> bool:
         argv = ["curl", "--silent", "--insecure", "--max-time", "2", "https://172.31.0.1:6443/readyz"]
         return self._lab.run(node, argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
-
-    def _resident_mb(self, name: str, pid: int) -> float:
-        status = self._lab.run(name.partition("@")[2], ["cat", f"/proc/{pid}/status"], capture_output=True, text=True)
-        for line in status.stdout.splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) / 1024
-        return 0.0

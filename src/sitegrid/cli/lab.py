@@ -1,8 +1,14 @@
-"""`sitegrid lab`."""
+"""`sitegrid lab`: a real multi-site Kubernetes cluster on this machine."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sitegrid.cli.errors import CommandError
@@ -10,13 +16,160 @@ from sitegrid.cli.errors import CommandError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from sitegrid.lab.lab import Lab, LabStatus
+
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this subcommand."""
-    parser = subparsers.add_parser("lab")
+    parser = subparsers.add_parser(
+        "lab",
+        help="run a real multi-site cluster on this machine",
+        description="Run a real Kubernetes cluster with several sites on this machine, to try one's own YAML.",
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    up = _verb(verbs, "up", "start a lab and return when all of it is ready")
+    up.add_argument(
+        "--sites", metavar="FILE", help="YAML file with `nodes: [{name, labels}]` (default: the article's)"
+    )
+    up.add_argument("--no-controller", action="store_true", help="leave sitegrid's controller out")
+    up.add_argument("--no-agents", action="store_true", help="leave sitegrid's agents out: stock nodes")
+    status = _verb(verbs, "status", "show nodes and processes")
+    status.add_argument("-o", "--output", choices=["table", "json"], default="table")
+    _verb(verbs, "kubeconfig", "print the path of the kubeconfig")
+    execute = _verb(verbs, "exec", "run a command in a node or a pod")
+    execute.add_argument("target", metavar="NODE|NAMESPACE/POD")
+    execute.add_argument("argv", metavar="CMD", nargs="+", help="the command, after --")
+    wan = _verb(verbs, "wan", "cut or restore the uplink of a node, or of all nodes with a label")
+    wan.add_argument("action", choices=["cut", "restore"])
+    wan.add_argument("target", metavar="NODE|KEY=VALUE")
+    node = _verb(verbs, "node", "add a node")
+    node.add_argument("action", choices=["add"])
+    node.add_argument("node", metavar="NODE")
+    node.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="may be given several times")
+    node.add_argument("--no-agent", action="store_true", help="a stock node")
+    process = _verb(verbs, "process", "start, stop, restart or kill one process")
+    process.add_argument("action", choices=["start", "stop", "restart", "kill"])
+    process.add_argument("process", metavar="PROCESS", help="as `lab status` names it, such as kube-proxy@node12")
+    _verb(verbs, "build", "build the control plane's programs, or check that they are there")
+    _verb(verbs, "down", "end a lab and remove everything of it")
     parser.set_defaults(run=run)
+
+
+def _verb(verbs: _SubParsersAction[argparse.ArgumentParser], name: str, text: str) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=text, description=text.capitalize() + ".")
+    parser.add_argument("--name", default="default", metavar="N", help="the lab's name (default: default)")
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Run it."""
-    raise CommandError("lab is not built yet")
+    from sitegrid.lab.errors import LabError
+    from sitegrid.lab.lab import Lab
+
+    try:
+        lab = Lab(args.name)
+        match args.verb:
+            case "up":
+                _up(lab, args)
+            case "build":
+                _build()
+            case "status":
+                _print_status(lab.status(), args.output)
+            case "kubeconfig":
+                _ = lab.supervisor_pid
+                print(lab.kubeconfig)
+            case "exec":
+                return _exec(lab.command(args.target, args.argv))
+            case "wan":
+                _wan(lab, args)
+            case "node":
+                lab.add_node(args.node, _labels(args.label), agent=not args.no_agent)
+            case "process":
+                lab.process(args.process, args.action)
+            case "down":
+                lab.down()
+    except LabError as error:
+        raise CommandError(str(error)) from error
+    return 0
+
+
+def _up(lab: Lab, args: argparse.Namespace) -> None:
+    from sitegrid.lab.sites import load_sites
+
+    sites = load_sites(args.sites) if args.sites else None
+    started = time.monotonic()
+    lab.up(sites, controller=not args.no_controller, agents=not args.no_agents, progress=_say)
+    _say(f"lab {lab.name!r} is ready after {time.monotonic() - started:.1f} s")
+    print(f"export KUBECONFIG={lab.kubeconfig}")
+
+
+def _build() -> None:
+    from sitegrid.lab.binaries import ensure_binaries
+
+    for name, path in ensure_binaries(progress=_say).items():
+        print(f"{name}\t{path}")
+
+
+def _wan(lab: Lab, args: argparse.Namespace) -> None:
+    nodes = lab.cut_wan(args.target) if args.action == "cut" else lab.restore_wan(args.target)
+    print(f"WAN {'cut' if args.action == 'cut' else 'restored'}: {', '.join(nodes)}")
+
+
+def _exec(argv: list[str]) -> int:
+    """Run `argv` with this terminal; its exit code, 128 + N where signal N ended it, is ours."""
+    # The terminal's Ctrl-C goes to the command as well; it decides.
+    import signal
+
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        code = subprocess.run(
+            argv, check=False, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+        ).returncode
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    return code if code >= 0 else 128 - code
+
+
+def _labels(pairs: list[str]) -> dict[str, str]:
+    labels = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise CommandError(f"--label {pair}: use KEY=VALUE", 2)
+        labels[key] = value
+    return labels
+
+
+def _print_status(status: LabStatus, output: str) -> None:
+    if output == "json":
+        print(json.dumps(asdict(status), indent=2, default=_plain))
+        return
+    ready = {True: "Ready", False: "NotReady", None: "unknown"}
+    nodes = [["NODE", "READY", "WAN", "AGENT", "ADDRESS", "LABELS"]]
+    for node in status.nodes:
+        labels = ",".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
+        wan, agent = "up" if node.wan else "cut", "yes" if node.agent else "no"
+        nodes.append([node.name, ready[node.ready], wan, agent, node.address, labels])
+    processes = [["PROCESS", "PID", "STATE", "RESTARTS", "MEMORY"]]
+    for process in status.processes:
+        memory = "" if process.memory is None else f"{process.memory / 1e6:.0f} MB"
+        state = "running" if process.running else "stopped"
+        processes.append([process.name, str(process.pid or ""), state, str(process.restarts), memory])
+    print(_table(nodes) + "\n\n" + _table(processes))
+
+
+def _table(rows: list[list[str]]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _plain(value: object) -> str:
+    assert isinstance(value, Path)
+    return str(value)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,229 @@
+"""The command lines of everything that runs in a lab.
+
+Pure: from a `LabConfig` and the layout to `ProcessSpec`s; the supervisor runs them, `credentials.py` writes the files they
+name. Flags that differ from a component's default have their reason beside them.
+Held by ``tests/lab/test_components.py`` and, for real, every cluster test.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from sitegrid.lab import addresses
+from sitegrid.lab.addresses import NodeAddresses
+from sitegrid.lab.layout import Layout
+from sitegrid.lab.network import in_netns
+from sitegrid.lab.processes import ProcessSpec
+from sitegrid.lab.sites import Node
+
+CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+
+
+@dataclass(frozen=True, slots=True)
+class LabConfig:
+    """The supervisor's orders, written by `Lab.up` as JSON."""
+
+    name: str
+    binaries: Mapping[str, str]
+    """Path of each binary of the control plane, by its name."""
+    port: int
+    """The host's port of the API server."""
+    nodes: Sequence[Node]
+    controller: bool
+    agents: bool
+    user_namespace: bool
+    """Whether the lab has a user namespace of its own, being started without root."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment of every process."""
+
+    def write(self, path: Path) -> None:
+        """Write it to `path`."""
+        path.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> LabConfig:
+        """Read what `write` wrote."""
+        document = json.loads(path.read_text(encoding="utf-8"))
+        document["nodes"] = [Node(**node) for node in document["nodes"]]
+        return cls(**document)
+
+
+class Components:
+    """Command lines of one lab."""
+
+    def __init__(self, config: LabConfig, layout: Layout) -> None:
+        self._config = config
+        self._layout = layout
+
+    def etcd(self) -> ProcessSpec:
+        """Return the database: reachable in the cloud's namespace only, and as short-lived as the lab."""
+        return self._spec(
+            "etcd",
+            self._config.binaries["etcd"],
+            f"--data-dir={self._layout.root / 'etcd'}",
+            "--listen-client-urls=http://127.0.0.1:2379",
+            "--advertise-client-urls=http://127.0.0.1:2379",
+            "--listen-peer-urls=http://127.0.0.1:2380",
+            "--log-level=warn",
+            "--unsafe-no-fsync",  # a lab does not outlive a power cut, and its writes need not wait for a disk
+        )
+
+    def api_server(self) -> ProcessSpec:
+        """Return the API server, at the WAN's cloud end and at the cloud's loopback."""
+        pki = self._layout.pki
+        return self._spec(
+            "kube-apiserver",
+            self._config.binaries["kube-apiserver"],
+            "--etcd-servers=http://127.0.0.1:2379",
+            f"--advertise-address={addresses.API_SERVER}",
+            f"--secure-port={addresses.API_SERVER_PORT}",
+            f"--tls-cert-file={pki / 'apiserver.crt'}",
+            f"--tls-private-key-file={pki / 'apiserver.key'}",
+            f"--client-ca-file={pki / 'ca.crt'}",
+            f"--authentication-config={pki / 'authentication.json'}",
+            "--authorization-mode=Node,RBAC",
+            "--enable-admission-plugins=NodeRestriction",
+            f"--service-cluster-ip-range={addresses.SERVICE_CIDR}",
+            f"--service-account-issuer=https://kubernetes.default.svc.{addresses.CLUSTER_DOMAIN}",
+            f"--service-account-signing-key-file={pki / 'service-accounts.key'}",
+            f"--service-account-key-file={pki / 'service-accounts.pub'}",
+            "--allow-privileged=true",  # as on most clusters, so that any manifest applies
+            "--profiling=false",
+        )
+
+    def controller_manager(self) -> ProcessSpec:
+        """Return the controller manager with all default controllers."""
+        pki = self._layout.pki
+        return self._spec(
+            "kube-controller-manager",
+            self._config.binaries["kube-controller-manager"],
+            *self._control_plane_client("kube-controller-manager"),
+            "--secure-port=10257",
+            f"--service-account-private-key-file={pki / 'service-accounts.key'}",
+            f"--root-ca-file={pki / 'ca.crt'}",
+            "--use-service-account-credentials",
+        )
+
+    def scheduler(self) -> ProcessSpec:
+        """Return the scheduler."""
+        return self._spec(
+            "kube-scheduler",
+            self._config.binaries["kube-scheduler"],
+            *self._control_plane_client("kube-scheduler"),
+            "--secure-port=10259",
+        )
+
+    def controller(self) -> ProcessSpec:
+        """Return sitegrid's controller."""
+        return self._spec(
+            "controller",
+            *self._sitegrid("controller"),
+            f"--kubeconfig={self._layout.pki / 'controller.kubeconfig'}",
+            f"--metrics-address={addresses.CONTROLLER_METRICS}",
+            "-v",
+        )
+
+    def kubelet(self, node: Node, place: NodeAddresses) -> ProcessSpec:
+        """Return the lab kubelet of `node`."""
+        labels = ",".join(f"{key}={value}" for key, value in node.labels.items())
+        return self._on_node(
+            "kubelet",
+            node.name,
+            sys.executable,
+            "-m",
+            "sitegrid.lab.kubelet",
+            f"--node-name={node.name}",
+            f"--labels={labels}",
+            f"--node-ip={place.lan}",
+            f"--pod-cidr={place.pod_cidr}",
+            f"--cluster-dns={addresses.CLUSTER_DNS}",
+            f"--cluster-domain={addresses.CLUSTER_DOMAIN}",
+            f"--kubeconfig={self._layout.node(node.name) / 'kubelet.kubeconfig'}",
+            f"--pods-dir={self._layout.pods(node.name)}",
+        )
+
+    def agent(self, node: str) -> ProcessSpec:
+        """Return sitegrid's agent of `node`."""
+        directory = self._layout.node(node)
+        return self._on_node(
+            "agent",
+            node,
+            *self._sitegrid("agent"),
+            f"--node-name={node}",
+            f"--kubeconfig={directory / 'agent.kubeconfig'}",
+            f"--listen={addresses.AGENT}",
+            f"--data-dir={directory / 'agent'}",
+        )
+
+    def kube_proxy(self, node: str) -> ProcessSpec:
+        """Return the real kube-proxy of `node`."""
+        return self._on_node(
+            "kube-proxy",
+            node,
+            self._config.binaries["kube-proxy"],
+            f"--kubeconfig={self._layout.node(node) / 'kube-proxy.kubeconfig'}",
+            f"--hostname-override={node}",
+            "--proxy-mode=nftables",
+            f"--cluster-cidr={addresses.POD_CIDR}",
+            f"--nodeport-addresses={addresses.LAN_CIDR}",
+            f"--healthz-bind-address=127.0.0.1:{addresses.KUBE_PROXY_HEALTH_PORT}",
+            "--metrics-bind-address=127.0.0.1:10249",
+            # The connection tracker's limits belong to the host and cannot be set from a namespace.
+            "--conntrack-max-per-core=0",
+            "--conntrack-min=0",
+            "--conntrack-tcp-timeout-established=0",
+            "--conntrack-tcp-timeout-close-wait=0",
+        )
+
+    def coredns(self, node: str) -> ProcessSpec:
+        """Return the CoreDNS of `node`."""
+        return self._on_node(
+            "coredns", node, self._config.binaries["coredns"], "-conf", str(self._layout.node(node) / "Corefile")
+        )
+
+    def corefile(self, node: str) -> str:
+        """Return the configuration of the node's CoreDNS: the cluster's names, and nothing of the outside world."""
+        return f"""\
+{addresses.CLUSTER_DOMAIN}:53 in-addr.arpa:53 ip6.arpa:53 {{
+    bind {addresses.CLUSTER_DNS}
+    errors
+    ready 127.0.0.1:{addresses.COREDNS_READY_PORT}
+    kubernetes {addresses.CLUSTER_DOMAIN} in-addr.arpa ip6.arpa {{
+        kubeconfig {self._layout.node(node) / "coredns.kubeconfig"}
+        pods insecure
+    }}
+    loadbalance
+}}
+.:53 {{
+    bind {addresses.CLUSTER_DNS}
+    template ANY ANY {{
+        rcode NXDOMAIN
+    }}
+}}
+"""
+
+    def _control_plane_client(self, name: str) -> list[str]:
+        kubeconfig = self._layout.pki / f"{name}.kubeconfig"
+        return [
+            f"--kubeconfig={kubeconfig}",
+            f"--authentication-kubeconfig={kubeconfig}",
+            f"--authorization-kubeconfig={kubeconfig}",
+            "--bind-address=127.0.0.1",
+            "--leader-elect=false",  # there is one, and waiting for a Lease would cost seconds
+            "--kube-api-qps=200",  # the defaults are meant for thousands of clients that share a server
+            "--kube-api-burst=400",
+            "--profiling=false",
+        ]
+
+    def _sitegrid(self, command: str) -> list[str]:
+        return [sys.executable, "-m", "sitegrid", command]
+
+    def _on_node(self, name: str, node: str, *argv: str) -> ProcessSpec:
+        return self._spec(f"{name}@{node}", *in_netns(node, argv))
+
+    def _spec(self, name: str, *argv: str) -> ProcessSpec:
+        return ProcessSpec(name, argv, self._config.environment)

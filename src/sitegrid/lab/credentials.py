@@ -1,0 +1,103 @@
+"""Who is who in a lab: every component's kubeconfig.
+
+The control plane and the kubelets present client certificates; sitegrid's controller and agents, kube-proxy and CoreDNS
+present tokens of their own ServiceAccounts, as they do on real clusters. The supervisor calls `write_control_plane`
+before anything starts, `write_node` per node, and `point` when a node is switched between agent and API server.
+Held by ``tests/lab/test_credentials.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from sitegrid.lab import addresses
+from sitegrid.lab.layout import Layout
+from sitegrid.lab.pki import (
+    Authority,
+    KeyPair,
+    client_user,
+    service_account_keys,
+    write_kubeconfig,
+    write_private,
+)
+
+ADMIN_GROUP: Final = "system:masters"
+
+NODE_CLIENTS: Final = ("kube-proxy", "coredns")
+"""The clients of a node that ask its agent, or the API server itself where the node has none."""
+
+_AUTHENTICATION: Final = {
+    "apiVersion": "apiserver.config.k8s.io/v1",
+    "kind": "AuthenticationConfiguration",
+    "jwt": [],
+    # Nobody is let in without credentials but for the question whether the server is up.
+    "anonymous": {"enabled": True, "conditions": [{"path": path} for path in ("/livez", "/readyz", "/healthz")]},
+}
+
+
+class Credentials:
+    """Writes the kubeconfigs of one lab, from one certificate authority."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._authority = Authority()
+        self.ca = self._authority.pair.certificate
+        self.admin = self._authority.client("sitegrid-lab-admin", [ADMIN_GROUP])
+
+    def write_control_plane(self, port: int) -> None:
+        """Write what the control plane reads, and the user's kubeconfig for the host's `port`."""
+        pki = self._layout.pki
+        self._write_pair("ca", self._authority.pair)
+        self._write_pair(
+            "apiserver",
+            self._authority.server(
+                "kube-apiserver",
+                [
+                    "localhost",
+                    "kubernetes",
+                    "kubernetes.default",
+                    "kubernetes.default.svc",
+                    f"kubernetes.default.svc.{addresses.CLUSTER_DOMAIN}",
+                ],
+                ["127.0.0.1", addresses.API_SERVER, addresses.KUBERNETES_SERVICE],
+            ),
+        )
+        tokens = service_account_keys()
+        write_private(pki / "service-accounts.pub", tokens.certificate)
+        write_private(pki / "service-accounts.key", tokens.key)
+        write_private(pki / "authentication.json", json.dumps(_AUTHENTICATION).encode())
+        for component in ("kube-controller-manager", "kube-scheduler"):
+            self._write(
+                f"pki/{component}.kubeconfig",
+                addresses.API_SERVER_LOCAL_URL,
+                client_user(self._authority.client(f"system:{component}")),
+            )
+        admin = client_user(self.admin)
+        self._write_pair("admin", self.admin)
+        self._write("kubeconfig", f"https://127.0.0.1:{port}", admin)
+
+    def write_controller(self, token: str) -> None:
+        """Write the kubeconfig of sitegrid's controller."""
+        self._write("pki/controller.kubeconfig", addresses.API_SERVER_LOCAL_URL, {"token": token})
+
+    def write_kubelet(self, node: str) -> None:
+        """Write the kubeconfig of the node's kubelet, whom the Node authorizer knows by its certificate."""
+        pair = self._authority.client(f"system:node:{node}", ["system:nodes"])
+        self._write(f"nodes/{node}/kubelet.kubeconfig", addresses.API_SERVER_URL, client_user(pair))
+
+    def write_node_clients(self, node: str, tokens: Mapping[str, str], *, through_agent: bool) -> None:
+        """Write the kubeconfigs of agent, kube-proxy and CoreDNS of `node`, the latter two by way of the agent or not."""
+        self._write(f"nodes/{node}/agent.kubeconfig", addresses.API_SERVER_URL, {"token": tokens["agent"]})
+        for client in NODE_CLIENTS:
+            server = addresses.AGENT_URL if through_agent else addresses.API_SERVER_URL
+            self._write(f"nodes/{node}/{client}.kubeconfig", server, {"token": tokens[client]})
+
+    def _write(self, path: str, server: str, user: dict[str, str]) -> None:
+        ca = self.ca if server.startswith("https:") else None
+        write_kubeconfig(self._layout.root / path, server=server, user=user, ca=ca)
+
+    def _write_pair(self, name: str, pair: KeyPair) -> None:
+        write_private(self._layout.pki / f"{name}.crt", pair.certificate)
+        write_private(self._layout.pki / f"{name}.key", pair.key)

@@ -1,0 +1,357 @@
+"""A lab as seen from the host: `Lab`, the synchronous API under `sitegrid lab`, the demo and the tests.
+
+`up` starts one supervisor in fresh namespaces and waits for it; everything else talks to that supervisor's control socket
+or enters its namespaces. Invariant: when `up` fails, is interrupted, or the supervisor dies in any way, nothing is left but
+at most a state directory, which the next `up` or `down` clears. Held by ``tests/lab/test_lab.py``, ``test_crash.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final
+
+from sitegrid.lab import control
+from sitegrid.lab.binaries import ensure_binaries
+from sitegrid.lab.components import LabConfig
+from sitegrid.lab.errors import LabError
+from sitegrid.lab.kubelet.sandbox import enter_argv
+from sitegrid.lab.layout import Layout, try_lock
+from sitegrid.lab.network import netns_path
+from sitegrid.lab.requirements import check_requirements
+from sitegrid.lab.sites import Node, Sites, default_sites
+
+_END_TIMEOUT: Final = 30.0
+"""Seconds that the kernel may take to end a killed lab."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A node: `ready` is None while the API server does not answer; `wan` is false while its uplink is cut."""
+
+    name: str
+    labels: Mapping[str, str]
+    wan: bool
+    ready: bool | None
+    agent: bool
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """A process: `pid` as the host sees it, `memory` resident in bytes; both None while it does not run."""
+
+    name: str
+    pid: int | None
+    running: bool
+    restarts: int
+    memory: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LabStatus:
+    """What `Lab.status` returns."""
+
+    name: str
+    kubeconfig: Path
+    nodes: Sequence[NodeStatus]
+    processes: Sequence[ProcessStatus]
+
+
+class LabRunning(LabError):
+    """`up` of a lab that runs."""
+
+
+class LabNotRunning(LabError):
+    """Anything else of a lab that does not run."""
+
+
+def _quiet(text: str) -> None:
+    """Report no progress."""
+
+
+class Lab:
+    """The lab `name`, running or not, with its state below `directory` (default: the user's state directory)."""
+
+    def __init__(self, name: str = "default", *, directory: Path | None = None) -> None:
+        self.name = name
+        self.layout = Layout.of(name, directory)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.down()
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig, for use on the host."""
+        return self.layout.kubeconfig
+
+    # --- life ---
+
+    def up(
+        self,
+        sites: Sites | None = None,
+        *,
+        controller: bool = True,
+        agents: bool = True,
+        progress: Callable[[str], None] = _quiet,
+    ) -> None:
+        """Start the lab and return when all of it is ready.
+
+        Without `controller` or `agents` it is a plain Kubernetes cluster, for comparison. Raises `LabRunning` where it runs
+        already, `LabError` where it cannot be started; then nothing of it is left.
+        """
+        lock = self._lock()
+        try:
+            self._clear()
+            user_namespace = check_requirements()
+            binaries = ensure_binaries(progress=progress)
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                config = LabConfig(
+                    name=self.name,
+                    binaries={name: str(path) for name, path in binaries.items()},
+                    port=listener.getsockname()[1],
+                    nodes=(sites or default_sites()).nodes,
+                    controller=controller,
+                    agents=agents,
+                    user_namespace=user_namespace,
+                    environment=_environment(self.layout.root),
+                )
+                config.write(self.layout.config)
+                self._process = _start_supervisor(config, self.layout, listener.fileno(), lock)
+            self._follow(self._process, progress)
+        except BaseException:
+            self._abort()
+            raise
+        finally:
+            os.close(lock)
+
+    def down(self) -> None:
+        """End the lab, running or crashed, and remove its state; does nothing where there is none."""
+        if not self.layout.root.exists():
+            return
+        deadline = time.monotonic() + _END_TIMEOUT
+        while (lock := try_lock(self.layout.lock)) is None:
+            self._kill()
+            if time.monotonic() > deadline:
+                raise LabError(f"lab {self.name!r} does not end; it is locked by another command or a stuck process")
+            time.sleep(0.02)
+        try:
+            if self._process is not None:
+                self._process.wait()
+                self._process = None
+            self._clear()
+            shutil.rmtree(self.layout.root, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+    @property
+    def running(self) -> bool:
+        """Whether its supervisor lives."""
+        try:
+            control.peer_pid(self.layout.control)
+        except OSError:
+            return False
+        return True
+
+    @property
+    def supervisor_pid(self) -> int:
+        """The supervisor's process id on the host; raises `LabNotRunning`."""
+        try:
+            return control.peer_pid(self.layout.control)
+        except OSError as error:
+            raise LabNotRunning(f"lab {self.name!r} is not running; start it with `sitegrid lab up`") from error
+
+    # --- use ---
+
+    def status(self) -> LabStatus:
+        """Return the state of its nodes and processes."""
+        answer = self._ask({"verb": "status"})
+        pids = _host_pids(self.supervisor_pid)
+        for process in answer["processes"]:
+            process["pid"] = pids.get(process["pid"])
+        return LabStatus(
+            name=self.name,
+            kubeconfig=self.kubeconfig,
+            nodes=[NodeStatus(**node) for node in answer["nodes"]],
+            processes=[ProcessStatus(**process) for process in answer["processes"]],
+        )
+
+    def command(self, target: str, argv: Sequence[str]) -> list[str]:
+        """Return the argv that, run on the host, runs `argv` in the node `target` or the pod ``NAMESPACE/POD``."""
+        pid = self.supervisor_pid
+        config = LabConfig.read(self.layout.config)
+        user = ["--user", "--preserve-credentials"] if config.user_namespace else []
+        inner = enter_argv(self._pod(target), list(argv)) if "/" in target else self._node_argv(target, argv)
+        return ["nsenter", f"--target={pid}", *user, "--mount", "--net", "--pid", "--", *inner]
+
+    def run(self, target: str, argv: Sequence[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        """Run `argv` in the node or pod `target`, as `subprocess.run` does with `kwargs`, in text mode."""
+        done: subprocess.CompletedProcess[str] = subprocess.run(self.command(target, argv), text=True, **kwargs)
+        return done
+
+    def kubectl(
+        self, *args: str, input: str | None = None, check: bool = True, **kwargs: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the lab's own kubectl against the lab; its output is captured. Raises `LabError` if `check` and it fails."""
+        config = LabConfig.read(self.layout.config) if self.layout.config.exists() else None
+        if config is None:
+            raise LabNotRunning(f"lab {self.name!r} is not running; start it with `sitegrid lab up`")
+        cache = self.layout.root / "kubectl-cache"
+        argv = [config.binaries["kubectl"], f"--kubeconfig={self.kubeconfig}", f"--cache-dir={cache}", *args]
+        done = subprocess.run(argv, input=input, capture_output=True, text=True, check=False, **kwargs)
+        if check and done.returncode:
+            raise LabError(f"kubectl {' '.join(args)}: {done.stderr.strip()}")
+        return done
+
+    def cut_wan(self, target: str) -> list[str]:
+        """Cut the uplink of the node `target`, or of all nodes with the label ``KEY=VALUE``; return the nodes' names."""
+        return self._wan("cut", target)
+
+    def restore_wan(self, target: str) -> list[str]:
+        """Undo `cut_wan`."""
+        return self._wan("restore", target)
+
+    def add_node(self, name: str, labels: Mapping[str, str], *, agent: bool = True) -> None:
+        """Add a node and return when it is ready and its parts are; without `agent` a stock one."""
+        node = Node(name, dict(labels), agent)
+        self._ask({"verb": "node-add", "name": node.name, "labels": dict(node.labels), "agent": agent})
+
+    def set_agent(self, node: str, agent: bool) -> None:
+        """Put kube-proxy and CoreDNS of `node` behind its agent, or stop the agent and let them ask the API server."""
+        self._ask({"verb": "set-agent", "node": node, "agent": agent})
+
+    def process(self, name: str, action: str) -> None:
+        """``start``, ``stop``, ``restart`` or ``kill`` (SIGKILL, then started again as after any crash) one process."""
+        self._ask({"verb": "process", "name": name, "action": action})
+
+    # --- inside ---
+
+    def _lock(self) -> int:
+        self.layout.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = try_lock(self.layout.lock)
+        if lock is None:
+            raise LabRunning(f"lab {self.name!r} is already running; end it with `sitegrid lab down` first")
+        return lock
+
+    def _clear(self) -> None:
+        """Remove what a lab has left in its state directory, but for the lock that the caller holds."""
+        for entry in self.layout.root.iterdir():
+            if entry == self.layout.lock:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+    def _abort(self) -> None:
+        """Leave nothing of a lab that did not come up but its logs' last words, which the error carries."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        shutil.rmtree(self.layout.root, ignore_errors=True)
+
+    def _kill(self) -> None:
+        with contextlib.suppress(OSError, ProcessLookupError):
+            os.kill(control.peer_pid(self.layout.control), signal.SIGKILL)
+
+    def _follow(self, process: subprocess.Popen[bytes], progress: Callable[[str], None]) -> None:
+        """Pass on the supervisor's progress until it is ready; raises `LabError` where it fails."""
+        output: IO[bytes] = process.stdout  # type: ignore[assignment]  # it was started with a pipe
+        with output:
+            stray = ""
+            for line in output:
+                try:
+                    message = json.loads(line)
+                except ValueError:
+                    stray = line.decode(errors="replace").strip() or stray
+                    continue
+                if "progress" in message:
+                    progress(message["progress"])
+                elif "error" in message:
+                    raise LabError(message["error"])
+                elif "ready" in message:
+                    return
+        raise LabError(f"the lab's supervisor ended: {stray or 'without a word'}")
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return control.ask(self.layout.control, request)
+        except OSError as error:
+            raise LabNotRunning(f"lab {self.name!r} is not running; start it with `sitegrid lab up`") from error
+
+    def _wan(self, action: str, target: str) -> list[str]:
+        nodes: list[str] = self._ask({"verb": "wan", "action": action, "target": target})["nodes"]
+        return nodes
+
+    def _node_argv(self, node: str, argv: Sequence[str]) -> list[str]:
+        if not self.layout.node(node).is_dir():
+            raise LabError(f"no node {node!r} in this lab; a pod is named NAMESPACE/POD")
+        return ["nsenter", f"--net={netns_path(node)}", "--", *argv]
+
+    def _pod(self, target: str) -> Path:
+        namespace, _, name = target.partition("/")
+        for directory in self.layout.nodes.glob(f"*/pods/{namespace}_{name}"):
+            return directory
+        raise LabError(f"no pod {target!r} runs in this lab")
+
+
+def _start_supervisor(config: LabConfig, layout: Layout, listener: int, lock: int) -> subprocess.Popen[bytes]:
+    """Start the supervisor as process 1 of its own namespaces.
+
+    `unshare` stays as its parent and holds the lock as well, so the lock is free only when the kernel has ended everything
+    in the process namespace.
+    """
+    user = ["--user", "--map-root-user"] if config.user_namespace else []
+    argv = ["unshare", *user, "--mount", "--net", "--pid", "--mount-proc", "--fork", "--kill-child", "--"]
+    argv += [sys.executable, "-m", "sitegrid.lab.supervisor", f"--root={layout.root}"]
+    argv += [f"--listener={listener}", f"--lock={lock}"]
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=(listener, lock),
+        env=dict(config.environment),
+        start_new_session=True,
+    )
+
+
+def _environment(home: Path) -> dict[str, str]:
+    """Return the environment of everything in a lab: the user's proxies and kubeconfigs have no meaning there."""
+    kept = {name: os.environ[name] for name in ("PYTHONPATH", "LANG", "LC_ALL", "TZ") if name in os.environ}
+    path = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".lstrip(":")
+    return {**kept, "PATH": path, "HOME": str(home), "PYTHONUNBUFFERED": "1"}
+
+
+def _host_pids(supervisor: int) -> dict[int, int]:
+    """Map process ids inside the supervisor's process namespace to the host's (proc(5), NSpid)."""
+    namespace = os.readlink(f"/proc/{supervisor}/ns/pid")
+    pids: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            if os.readlink(entry / "ns" / "pid") != namespace:
+                continue
+            for line in (entry / "status").read_text(encoding="utf-8", errors="replace").splitlines():
+                if line.startswith("NSpid:"):
+                    pids[int(line.split()[-1])] = int(entry.name)
+    return pids

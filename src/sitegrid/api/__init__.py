@@ -1,1 +1,5 @@
-"""The tkeedge.io/v1 types, and the CustomResourceDefinitions made from them."""
+"""The tkeedge.io/v1 types, and the CustomResourceDefinitions made from them.
+
+`meta` has what every object has, `workloads` and `services` the grids, `status` what the controller reports, `schema`
+turns the types into CRDs. `sitegrid.grid` plans on these types; nothing here does I/O.
+"""

@@ -1,8 +1,12 @@
-"""`sitegrid controller`."""
+"""`sitegrid controller`: runs the central controller."""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+import socket
+import sys
 from typing import TYPE_CHECKING
 
 from sitegrid.cli.errors import CommandError
@@ -10,13 +14,78 @@ from sitegrid.cli.errors import CommandError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+DEFAULT_METRICS_ADDRESS = "127.0.0.1:10352"
+
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this subcommand."""
-    parser = subparsers.add_parser("controller")
+    parser = subparsers.add_parser(
+        "controller",
+        help="run the central controller",
+        description="Turn grids and units into Deployments, Services and unit slices, and report on them.",
+    )
+    parser.add_argument("--kubeconfig", metavar="FILE", help="how to reach the API server (default: as kubectl does)")
+    parser.add_argument("--context", metavar="NAME", help="context of the kubeconfig to use")
+    parser.add_argument(
+        "--leader-elect",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="work only while holding the Lease, so that several replicas can run",
+    )
+    parser.add_argument(
+        "--leader-elect-namespace", metavar="NAMESPACE", default="kube-system", help="where the Lease is"
+    )
+    parser.add_argument(
+        "--identity", metavar="NAME", help="name in the Lease, unique among replicas (default: host name and PID)"
+    )
+    parser.add_argument(
+        "--metrics-address",
+        metavar="HOST:PORT",
+        default=DEFAULT_METRICS_ADDRESS,
+        help="where to serve /metrics, /healthz and /readyz; empty for nowhere (default: %(default)s)",
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it."""
-    raise CommandError("controller is not built yet")
+    """Run the controller until SIGTERM or SIGINT.
+
+    Raises:
+        CommandError: The configuration cannot be used, or the address cannot be listened on.
+    """
+    import asyncio
+
+    from sitegrid.controller import process
+    from sitegrid.kube.config import ConfigError, load_config
+
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if args.verbose else logging.INFO,
+        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
+    )
+    logging.getLogger("asyncio").setLevel(logging.INFO)
+    try:
+        config = load_config(args.kubeconfig, args.context)
+    except ConfigError as error:
+        raise CommandError(str(error)) from error
+    settings = process.Settings(
+        identity=args.identity or f"{socket.gethostname()}_{os.getpid()}",
+        leader_elect=args.leader_elect,
+        leader_elect_namespace=args.leader_elect_namespace,
+        metrics_address=_address(args.metrics_address),
+    )
+    try:
+        asyncio.run(process.run(config, settings))
+    except OSError as error:
+        raise CommandError(str(error)) from error
+    return 0
+
+
+def _address(text: str) -> tuple[str, int] | None:
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise CommandError(f"--metrics-address {text}: not HOST:PORT")
+    return host.strip("[]") or "0.0.0.0", int(port)

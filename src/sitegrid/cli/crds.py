@@ -1,8 +1,10 @@
-"""`sitegrid crds`."""
+"""`sitegrid crds`: prints the CustomResourceDefinitions, or writes or checks the committed files."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sitegrid.cli.errors import CommandError
@@ -13,10 +15,48 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add this subcommand."""
-    parser = subparsers.add_parser("crds")
+    parser = subparsers.add_parser(
+        "crds",
+        help="print the CustomResourceDefinitions (pipe them to `kubectl apply -f -`)",
+        description="Print the CustomResourceDefinitions of sitegrid: `sitegrid crds | kubectl apply -f -`.",
+    )
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--write", metavar="DIR", type=Path, help="write one file per kind into DIR instead")
+    group.add_argument(
+        "--check", metavar="DIR", type=Path, help="fail where the files in DIR are not what --write makes"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it."""
-    raise CommandError("crds is not built yet")
+    """Print, write or check the CRDs.
+
+    Raises:
+        CommandError: A file is missing, stale, or cannot be written.
+    """
+    from sitegrid.api.schema import DEFINITIONS, to_yaml
+
+    files = {definition.file_name: to_yaml(definition) for definition in DEFINITIONS}
+    if args.write:
+        _write(args.write, files)
+    elif args.check:
+        _check(args.check, files)
+    else:
+        sys.stdout.write("---\n".join(files.values()))
+    return 0
+
+
+def _write(directory: Path, files: dict[str, str]) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (directory / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"cannot write the CRDs: {error}") from error
+
+
+def _check(directory: Path, files: dict[str, str]) -> None:
+    present = {path.name: path.read_text(encoding="utf-8") for path in directory.glob("*.yaml")}
+    stale = sorted(name for name in files.keys() | present.keys() if files.get(name) != present.get(name))
+    if stale:
+        raise CommandError(f"{', '.join(stale)} in {directory} differ: run `sitegrid crds --write {directory}`")

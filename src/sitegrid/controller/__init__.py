@@ -1,1 +1,6 @@
-"""The central controller: joins kube (I/O) to grid (planning)."""
+"""The central controller: joins kube (I/O) to grid (planning).
+
+`cluster` is what is observed, `triggers` turns its changes into keys of `queues`, `workloads`, `services` and
+`slices` each work on one kind of key, `writer` carries out what they decide, `retries` spaces out what failed,
+`manager` runs it all while leading, and `process` is the command: leader election, health and metrics around it.
+"""

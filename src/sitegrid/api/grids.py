@@ -1,0 +1,169 @@
+"""DeploymentGrid and ServiceGrid as users write them (tkeedge.io/v1).
+
+The annotations here are the API's documentation and validation: `sitegrid.api.schema` makes the CRDs from them, so
+every field has a description for `kubectl explain`. Defaults are applied when a grid is read, never written into the
+user's object (invariant I3), so the CRDs have no `default`.
+
+Held by ``tests/api`` (types and schema) and ``tests/controller`` (what a real API server refuses).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from msgspec import Meta, Struct, field
+
+from sitegrid.api.meta import ObjectMeta
+from sitegrid.api.status import GridStatus, ServiceGridStatus
+from sitegrid.wire.labels import GROUP
+
+VERSION: Final = "v1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+# apimachinery's validation.IsQualifiedName, as regular expressions that CEL (RE2) and Python both take.
+_LABEL_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
+_DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+LABEL_KEY_PATTERN: Final = rf"^({_DNS_LABEL}(\.{_DNS_LABEL})*/)?{_LABEL_NAME}$"
+MAX_LABEL_KEY: Final = 253 + 1 + 63
+SERVICE_NAME_PATTERN: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+"""A DNS-1035 label, which is what Kubernetes wants of a Service's name (apimachinery's IsDNS1035Label)."""
+MAX_SERVICE_NAME: Final = 63
+SERVICE_SUFFIX: Final = "-svc"
+
+GridUniqKey = Annotated[
+    str,
+    Meta(
+        description=(
+            "The node label key that divides the cluster into units: all nodes with the same non-empty value are one "
+            "unit. Cannot be changed."
+        ),
+        max_length=MAX_LABEL_KEY,
+        extra_json_schema={
+            "x-kubernetes-validations": [
+                {
+                    "rule": f"self.matches(r'{LABEL_KEY_PATTERN}')",
+                    "message": (
+                        "gridUniqKey is not a legal node label key: use letters, digits, '-', '_' and '.', beginning "
+                        "and ending with a letter or digit, after an optional lower-case DNS prefix and '/', for "
+                        "example 'zone' or 'topology.kubernetes.io/zone'"
+                    ),
+                },
+                {
+                    "rule": "self.indexOf('/') <= 253 && size(self) - self.indexOf('/') <= 64",
+                    "message": (
+                        "gridUniqKey is too long for a node label key: shorten it to at most 63 characters, "
+                        "not counting an optional prefix of at most 253"
+                    ),
+                },
+                {
+                    "rule": "self == oldSelf",
+                    "message": (
+                        "gridUniqKey cannot be changed, since every unit of the grid would move at once: "
+                        "make a second grid with the new key, then delete this one"
+                    ),
+                },
+            ]
+        },
+    ),
+]
+
+
+def _template(description: str) -> Meta:
+    """Return the annotation of a field that takes a Kubernetes spec whole and loses nothing of it."""
+    return Meta(description=description, extra_json_schema={"x-kubernetes-preserve-unknown-fields": True})
+
+
+class Removal(Struct, rename="camel", frozen=True):
+    """What happens to the child of a unit that has no nodes any more."""
+
+    grace_period_seconds: Annotated[
+        int,
+        Meta(
+            description=(
+                "How long a unit must have no nodes before its child is deleted, in seconds; 600 where not given. "
+                "A node that is not ready still counts as a node of its unit."
+            ),
+            ge=0,
+            le=2**31 - 1,
+        ),
+    ] = 600
+    policy: Annotated[
+        Literal["Delete", "Retain"],
+        Meta(description="Delete (the default) deletes the child after the grace period; Retain keeps it for ever."),
+    ] = "Delete"
+
+
+class DeploymentGridSpec(Struct, rename="camel", frozen=True):
+    """Which units get a Deployment, and what it is."""
+
+    grid_uniq_key: GridUniqKey
+    template: Annotated[
+        dict[str, Any],
+        _template(
+            "The spec of the Deployment that each unit gets, as Kubernetes defines it (apps/v1 DeploymentSpec). The "
+            "unit's label and node selector are added to it."
+        ),
+    ]
+    removal: Annotated[
+        Removal, Meta(description="What happens to the child of a unit that has no nodes any more.")
+    ] = field(default_factory=Removal)
+
+
+class ServiceGridSpec(Struct, rename="camel", frozen=True):
+    """The Service that all units share, each unit seeing only its own endpoints."""
+
+    grid_uniq_key: GridUniqKey
+    template: Annotated[
+        dict[str, Any],
+        _template("The spec of the Service, as Kubernetes defines it (core/v1 ServiceSpec)."),
+    ]
+    service_name: Annotated[
+        str,
+        Meta(
+            description="The name of the Service; <name of the ServiceGrid>-svc where not given.",
+            max_length=MAX_SERVICE_NAME,
+            extra_json_schema={
+                "x-kubernetes-validations": [
+                    {
+                        "rule": f"self.matches(r'{SERVICE_NAME_PATTERN}')",
+                        "message": (
+                            "serviceName is not a legal Service name: use at most 63 lower-case letters, digits and "
+                            "'-', beginning with a letter and ending with a letter or digit"
+                        ),
+                    }
+                ]
+            },
+        ),
+    ] = ""
+
+
+class DeploymentGrid(Struct, rename="camel"):
+    """DeploymentGrid runs one Deployment in every unit of a unique key, pinned to the unit's nodes."""
+
+    KIND: ClassVar[str] = "DeploymentGrid"
+
+    metadata: ObjectMeta
+    spec: Annotated[
+        DeploymentGridSpec, Meta(description="Which units get a Deployment, and what it is; written by the user.")
+    ]
+    status: Annotated[GridStatus, Meta(description="What the controller last saw; written by the controller.")] = (
+        field(default_factory=GridStatus)
+    )
+
+
+class ServiceGrid(Struct, rename="camel"):
+    """ServiceGrid makes one Service for all units, closed: a node reaches only the endpoints of its own unit."""
+
+    KIND: ClassVar[str] = "ServiceGrid"
+
+    metadata: ObjectMeta
+    spec: Annotated[
+        ServiceGridSpec, Meta(description="The Service, and the key that closes it; written by the user.")
+    ]
+    status: Annotated[
+        ServiceGridStatus, Meta(description="What the controller last saw; written by the controller.")
+    ] = field(default_factory=ServiceGridStatus)
+
+    def wanted_service_name(self) -> str:
+        """Return the name of the Service that this grid is to make."""
+        return self.spec.service_name or self.metadata.name + SERVICE_SUFFIX

@@ -1,0 +1,168 @@
+"""Makes the CustomResourceDefinitions from the types, so that the two cannot differ.
+
+`sitegrid crds` prints them; ``deploy/crds`` has them committed and ``tests/api/test_crds.py`` holds those fresh. A
+structural schema (apiextensions/v1) allows no references, titles or free-standing enums, and this project wants no
+defaults in it either (invariant I3), so msgspec's JSON schema is rewritten here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+import yaml
+
+from sitegrid.api.grids import (
+    MAX_SERVICE_NAME,
+    SERVICE_NAME_PATTERN,
+    SERVICE_SUFFIX,
+    VERSION,
+    DeploymentGrid,
+    ServiceGrid,
+)
+from sitegrid.wire.labels import GROUP
+
+
+class Column(NamedTuple):
+    """One column of `kubectl get`."""
+
+    name: str
+    type: str
+    path: str
+    description: str
+
+
+class Definition(NamedTuple):
+    """What a CRD says beyond its type's schema."""
+
+    type: type
+    plural: str
+    short_name: str
+    columns: tuple[Column, ...]
+    rules: tuple[dict[str, str], ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The kind, which is the name of the type."""
+        return self.type.__name__
+
+    @property
+    def file_name(self) -> str:
+        """Where the CRD is kept in ``deploy/crds``."""
+        return f"{self.plural}.yaml"
+
+
+_KEY = Column("Key", "string", ".spec.gridUniqKey", "The node label key that divides the cluster into units")
+_UNITS = Column("Units", "integer", ".status.units", "Units of the key")
+_AGE = Column("Age", "date", ".metadata.creationTimestamp", "Time since the grid was made")
+
+DEFINITIONS: tuple[Definition, ...] = (
+    Definition(
+        DeploymentGrid,
+        "deploymentgrids",
+        "dg",
+        (_KEY, _UNITS, Column("Ready", "integer", ".status.readyUnits", "Units with all pods ready"), _AGE),
+    ),
+    Definition(
+        ServiceGrid,
+        "servicegrids",
+        "sg",
+        (_KEY, Column("Service", "string", ".status.serviceName", "The Service of all units"), _UNITS, _AGE),
+        (
+            {
+                "rule": (
+                    "has(self.spec.serviceName) || "
+                    f"(self.metadata.name.matches(r'{SERVICE_NAME_PATTERN}') && "
+                    f"size(self.metadata.name) <= {MAX_SERVICE_NAME - len(SERVICE_SUFFIX)})"
+                ),
+                "message": (
+                    f"the default Service name '<name>{SERVICE_SUFFIX}' is not a legal Service name (at most "
+                    f"{MAX_SERVICE_NAME} lower-case letters, digits and '-', beginning with a letter): "
+                    "set spec.serviceName"
+                ),
+            },
+        ),
+    ),
+)
+
+
+def custom_resource_definition(definition: Definition) -> dict[str, Any]:
+    """Return the CustomResourceDefinition of one type, as apiextensions.k8s.io/v1 wants it."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{definition.plural}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": definition.kind,
+                "listKind": f"{definition.kind}List",
+                "plural": definition.plural,
+                "singular": definition.kind.lower(),
+                "shortNames": [definition.short_name],
+                "categories": ["grids"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": [
+                        {
+                            "name": column.name,
+                            "type": column.type,
+                            "jsonPath": column.path,
+                            "description": column.description,
+                        }
+                        for column in definition.columns
+                    ],
+                    "schema": {"openAPIV3Schema": structural_schema(definition)},
+                }
+            ],
+        },
+    }
+
+
+def structural_schema(definition: Definition) -> dict[str, Any]:
+    """Return the structural schema of one type, self-contained and without defaults."""
+    _, components = msgspec.json.schema_components([definition.type], ref_template="{name}")
+    schema = _structural(components[definition.type.__name__], components)
+    schema["properties"] = {
+        "apiVersion": {"type": "string", "description": "The API group and version of this object."},
+        "kind": {"type": "string", "description": "The kind of this object."},
+        # Kubernetes validates metadata itself and wants nothing but its type here.
+        "metadata": {"type": "object"},
+        **{name: value for name, value in schema["properties"].items() if name != "metadata"},
+    }
+    schema["required"] = [name for name in schema.get("required", ()) if name != "metadata"]
+    if definition.rules:
+        schema["x-kubernetes-validations"] = list(definition.rules)
+    return schema
+
+
+def _structural(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
+    """Return `schema` with references resolved, and without what a structural schema may not or shall not have."""
+    if "$ref" in schema:
+        # A field's own description wins over that of the type it refers to.
+        schema = {**components[schema["$ref"]], **{k: v for k, v in schema.items() if k != "$ref"}}
+    result = {key: value for key, value in schema.items() if key not in ("title", "default")}
+    if not result.get("required", True):
+        del result["required"]
+    if "enum" in result:
+        result.setdefault("type", "string")
+    if result.get("type") == "integer":
+        result.setdefault("format", "int64")
+    if "properties" in result:
+        result["properties"] = {name: _structural(value, components) for name, value in result["properties"].items()}
+    if "items" in result:
+        result["items"] = _structural(result["items"], components)
+    return result
+
+
+def to_yaml(definition: Definition) -> str:
+    """Return the CRD as the text of its file in ``deploy/crds``."""
+    head = "# Made by `sitegrid crds --write` from src/sitegrid/api; edit the types, not this file.\n"
+    body: str = yaml.safe_dump(custom_resource_definition(definition), sort_keys=False, width=118)
+    return head + body

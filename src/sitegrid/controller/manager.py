@@ -1,0 +1,105 @@
+"""Runs the passes: workers on the two queues, for as long as this process leads.
+
+The story: `Manager.lead` waits until everything is observed, adds every key once, and then works on what the triggers
+add. A pass that fails is tried again with backoff, for ever; a pass that asks to come again is added later. Being
+cancelled (the Lease was lost, or the process stops) ends it between or within passes; the next one to lead begins
+with everything again, and a pass looks only at the present state. Held by ``tests/controller/test_manager.py`` and
+the tests on a real API server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from sitegrid.api.grids import DeploymentGrid, ServiceGrid
+from sitegrid.controller.cluster import Cluster
+from sitegrid.controller.metrics import Metrics
+from sitegrid.controller.queues import GridKey, Queues, ServiceKey
+from sitegrid.controller.reporter import Recorder, Reporter
+from sitegrid.controller.services import Services
+from sitegrid.controller.slices import Slices
+from sitegrid.controller.statuses import Statuses
+from sitegrid.controller.triggers import Triggers
+from sitegrid.controller.workloads import Workloads
+from sitegrid.controller.writer import Api, Writer
+from sitegrid.kube.errors import ApiError, Unreachable
+from sitegrid.kube.queue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+GRID_WORKERS: Final = 8
+SLICE_WORKERS: Final = 8
+SLICE_WRITES: Final = 16
+"""Writes of unit slices at once."""
+
+K = TypeVar("K", GridKey, ServiceKey)
+
+
+class Manager:
+    """The controller's work, without the process around it."""
+
+    def __init__(self, cluster: Cluster, api: Api, recorder: Recorder, metrics: Metrics) -> None:
+        self._cluster = cluster
+        self._metrics = metrics
+        self._triggers = Triggers(cluster)
+        writer = Writer(api, metrics)
+        statuses, reporter = Statuses(writer), Reporter(recorder)
+        self._workloads = Workloads(cluster, writer, statuses, reporter)
+        self._services = Services(cluster, writer, statuses, reporter)
+        # Writes of slices have their own share, so that they never wait behind a rollout's.
+        self._slices = Slices(cluster, Writer(api, metrics, parallel=SLICE_WRITES))
+
+    async def lead(self) -> None:
+        """Work until cancelled."""
+        await self._cluster.wait_synced()
+        queues = Queues()
+        self._metrics.watch_queue("grids", lambda: len(queues.grids))
+        self._metrics.watch_queue("slices", lambda: len(queues.slices))
+        self._triggers.queues = queues
+        self._triggers.add_all()
+        log.info("working: %d DeploymentGrids, %d ServiceGrids, %d nodes", *self._cluster.counts())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(GRID_WORKERS):
+                    tasks.create_task(self._work(queues.grids, self._grid))
+                for _ in range(SLICE_WORKERS):
+                    tasks.create_task(self._work(queues.slices, self._service_slices))
+        finally:
+            self._triggers.queues = None
+            queues.shut_down()
+
+    async def _grid(self, key: GridKey) -> float | None:
+        passes = {DeploymentGrid.KIND: self._workloads.reconcile, ServiceGrid.KIND: self._services.reconcile}
+        return await passes[key.kind](key)
+
+    async def _service_slices(self, key: ServiceKey) -> float | None:
+        return await self._slices.reconcile(key)
+
+    async def _work(self, queue: WorkQueue[K], one_pass: Callable[[K], Awaitable[float | None]]) -> None:
+        while True:
+            key = await queue.get()
+            kind = key.kind if isinstance(key, GridKey) else "EndpointSlice"
+            started = time.monotonic()
+            result = "error"
+            try:
+                again = await one_pass(key)
+                result = "ok"
+                queue.forget(key)
+                if again is not None:
+                    queue.add_after(key, again)
+            except (ApiError, Unreachable) as error:
+                # Conflicts are the normal case of somebody having been faster; the next pass sees what they wrote.
+                level = logging.DEBUG if isinstance(error, ApiError) and error.conflict else logging.WARNING
+                log.log(level, "%s %s/%s: %s; trying again", kind, key.namespace, key.name, error)
+                queue.add_rate_limited(key)
+            except Exception:
+                log.exception("%s %s/%s: unexpected failure; trying again", kind, key.namespace, key.name)
+                queue.add_rate_limited(key)
+            finally:
+                queue.done(key)
+                self._metrics.passes.labels(kind=kind, result=result).inc()
+                self._metrics.pass_seconds.labels(kind=kind).observe(time.monotonic() - started)

@@ -1,0 +1,50 @@
+"""Tells users what happened: events on the grid, and the causes of API errors in words for conditions."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from sitegrid.api.meta import ObjectMeta
+from sitegrid.grid.problem import Problem
+from sitegrid.kube.errors import ApiError
+from sitegrid.kube.resources import Resource
+
+
+class Recorder(Protocol):
+    """The part of `sitegrid.kube.events.EventRecorder` that is used."""
+
+    def event(self, regarding: dict[str, Any], *, type: str, reason: str, action: str, note: str) -> None:
+        """Record an event; never blocks."""
+
+
+class Reporter:
+    """Records events about grids."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def normal(self, resource: Resource, grid: ObjectMeta, *, reason: str, action: str, note: str) -> None:
+        """Record something that went well."""
+        self._recorder.event(_reference(resource, grid), type="Normal", reason=reason, action=action, note=note)
+
+    def warning(self, resource: Resource, grid: ObjectMeta, *, reason: str, action: str, note: str) -> None:
+        """Record something that the user should look at."""
+        self._recorder.event(_reference(resource, grid), type="Warning", reason=reason, action=action, note=note)
+
+
+def api_problem(error: ApiError) -> Problem:
+    """Return the API server's refusal as a problem, in its own words."""
+    return Problem(error.reason or "ApplyFailed", error.message or str(error))
+
+
+def _reference(resource: Resource, metadata: ObjectMeta) -> dict[str, Any]:
+    return {
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": {
+            "name": metadata.name,
+            "namespace": metadata.namespace,
+            "uid": metadata.uid,
+            "resourceVersion": metadata.resource_version,
+        },
+    }

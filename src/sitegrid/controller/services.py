@@ -1,0 +1,162 @@
+"""One pass over a ServiceGrid: its one Service, and its status. The Service's slices are `slices`'s work.
+
+Called by the manager's workers with a grid's key; never two at a time for one key.
+Held by ``tests/controller/test_services.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sitegrid.api.grids import ServiceGrid
+from sitegrid.controller.children import make_child
+from sitegrid.controller.cluster import OWNER, Cluster, decode
+from sitegrid.controller.queues import GridKey
+from sitegrid.controller.reporter import Reporter, api_problem
+from sitegrid.controller.resources import SERVICEGRIDS
+from sitegrid.controller.retries import Retries
+from sitegrid.controller.statuses import Statuses
+from sitegrid.controller.writer import Writer
+from sitegrid.grid.applied import Verdicts, annotated, applied_hash
+from sitegrid.grid.observed import Service
+from sitegrid.grid.problem import Problem, name_conflict
+from sitegrid.grid.service import wanted_service
+from sitegrid.grid.status import service_status
+from sitegrid.kube.errors import ApiError, Unreachable
+from sitegrid.kube.resources import SERVICES
+
+log = logging.getLogger(__name__)
+
+_SERVICE = ""
+"""The one thing that can fail here, for `Retries`."""
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What is remembered of one grid between passes; all of it can be lost."""
+
+    uid: str
+    retries: Retries = field(default_factory=Retries)
+
+
+class Services:
+    """Passes over ServiceGrids."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        writer: Writer,
+        statuses: Statuses,
+        reporter: Reporter,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._cluster = cluster
+        self._writer = writer
+        self._statuses = statuses
+        self._reporter = reporter
+        self._now = now
+        self._verdicts = Verdicts()
+        self._memory: dict[GridKey, _Memory] = {}
+        cluster.services.store.add_handler(self._forget_gone)
+
+    async def reconcile(self, key: GridKey) -> float | None:
+        """Bring the grid's Service and status to what they should be; return in how many seconds to come again."""
+        grid = self._cluster.service_grids.get(key.namespace, key.name)
+        if grid is None or grid.metadata.deletion_timestamp:
+            if (memory := self._memory.pop(key, None)) is not None:
+                self._statuses.forget(memory.uid)
+            return None  # its Service goes by its owner reference
+        memory = self._memory.get(key)
+        if memory is None or memory.uid != grid.metadata.uid:
+            memory = self._memory[key] = _Memory(grid.metadata.uid)
+        await self._ensure(grid, memory.retries)
+        problem = memory.retries.problems().get(_SERVICE)
+        if problem is None:
+            await self._delete_former(grid)
+        units = len(self._cluster.units.of(grid.spec.grid_uniq_key))
+        status = service_status(grid, units, problem, now=self._now())
+        wake = await self._statuses.write(SERVICEGRIDS, self._cluster.service_grids, grid, status)
+        times = (wake or None, memory.retries.next_due())
+        return min((seconds for seconds in times if seconds is not None), default=None)
+
+    async def _ensure(self, grid: ServiceGrid, retries: Retries) -> None:
+        wanted = wanted_service(grid)
+        digest = applied_hash(wanted)
+        service = self._cluster.services.get(grid.metadata.namespace, grid.wanted_service_name())
+        owner = service.metadata.controller() if service is not None else None
+        ours = owner is not None and owner.uid == grid.metadata.uid
+        if service is not None and ours and self._settled(service, wanted, digest):
+            retries.succeeded(_SERVICE)
+            return
+        if not retries.allowed(_SERVICE, digest):
+            return
+        try:
+            problem = await self._apply(grid, wanted, digest, service, ours)
+        except ApiError as error:
+            stale = error.conflict and ours
+            problem = None if stale else api_problem(error)
+            log.log(logging.DEBUG if stale else logging.WARNING, "%s: %s", _name(grid), error)
+        except Unreachable as error:
+            problem = None
+            log.warning("%s: %s", _name(grid), error)
+        else:
+            if problem is None:
+                retries.succeeded(_SERVICE)
+                return
+        retries.failed(_SERVICE, digest, problem)
+        if problem is not None:
+            self._reporter.warning(
+                SERVICEGRIDS, grid.metadata, reason="FailedApply", action="Apply", note=problem.message
+            )
+
+    def _settled(self, service: Service, wanted: dict[str, Any], digest: str) -> bool:
+        """Tell whether there is nothing to write: as applied, or on its way out, which its deletion's event ends."""
+        return bool(service.metadata.deletion_timestamp) or self._verdicts.in_sync(service.metadata, wanted, digest)
+
+    async def _apply(
+        self, grid: ServiceGrid, wanted: dict[str, Any], digest: str, service: Service | None, ours: bool
+    ) -> Problem | None:
+        manifest = annotated(wanted, digest)
+        if service is None:
+            made = await make_child(self._writer, SERVICES, manifest, grid.metadata.uid)
+            if isinstance(made, Problem):
+                return made
+            answer, done = made, "Create"
+        elif ours:
+            answer, done = await self._writer.update(SERVICES, manifest, service.metadata.uid), "Update"
+        else:
+            owner = service.metadata.controller()
+            whose = f"{owner.kind} {owner.name}" if owner is not None else ""
+            return name_conflict("Service", service.metadata.namespace, service.metadata.name, whose)
+        applied: Service = decode(answer, Service)
+        self._cluster.services.wrote(applied)
+        self._verdicts.settle(applied.metadata, digest)
+        note = f"{done}d Service {applied.metadata.name}"
+        log.info("%s: %s", _name(grid), note)
+        self._reporter.normal(SERVICEGRIDS, grid.metadata, reason=f"Successful{done}", action=done, note=note)
+        return None
+
+    async def _delete_former(self, grid: ServiceGrid) -> None:
+        """Delete the Services that this grid made under another serviceName; the present one is there by now."""
+        name = grid.wanted_service_name()
+        for service in self._cluster.services.by_index(OWNER, grid.metadata.uid):
+            if service.metadata.name == name or service.metadata.deletion_timestamp:
+                continue
+            await self._writer.delete(SERVICES, service.metadata)
+            self._cluster.services.deleted(service.metadata)
+            note = f"Deleted Service {service.metadata.name}: serviceName is {name} now"
+            log.info("%s: %s", _name(grid), note)
+            self._reporter.normal(SERVICEGRIDS, grid.metadata, reason="SuccessfulDelete", action="Delete", note=note)
+
+    def _forget_gone(self, old: Service | None, new: Service | None) -> None:
+        if new is None and old is not None:
+            self._verdicts.forget(old.metadata.uid)
+
+
+def _name(grid: ServiceGrid) -> str:
+    return f"ServiceGrid {grid.metadata.namespace}/{grid.metadata.name}"

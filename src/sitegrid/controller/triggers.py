@@ -1,0 +1,108 @@
+"""Turns changes of observed objects into keys of work. A key never says what happened, only what to look at.
+
+Registered once on the stores; while this process does not lead there are no queues, and changes need nothing.
+Invariant I7: a node's heartbeat, which changes no label, gives no key. Held by ``tests/controller/test_triggers.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+from sitegrid.api.grids import DeploymentGrid, ServiceGrid
+from sitegrid.controller.cluster import KEY, OWNER, Cluster, changed_labels
+from sitegrid.controller.queues import GridKey, Queues, ServiceKey
+from sitegrid.grid.observed import Deployment, EndpointSlice, Node, Service
+from sitegrid.grid.slices import is_source, is_unit_slice
+from sitegrid.wire.labels import GRID, SERVICE_NAME, UNIT_SERVICE_NAME, label_value
+
+CHILD_DELAY: Final = 0.1
+"""Seconds to wait after a child's status changed, since its neighbours' are about to."""
+
+C = TypeVar("C", Deployment, Service)
+
+
+class Triggers:
+    """The handlers on the stores of `cluster`."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.queues: Queues | None = None
+        """Where the keys go; None while this process does not lead."""
+        cluster.nodes.add_handler(self._node)
+        cluster.deployment_grids.store.add_handler(self._deployment_grid)
+        cluster.service_grids.store.add_handler(self._service_grid)
+        cluster.deployments.store.add_handler(self._deployment)
+        cluster.services.store.add_handler(self._service)
+        cluster.slices.store.add_handler(self._slice)
+
+    def add_all(self) -> None:
+        """Add everything that is observed, as at the beginning of leading."""
+        for grid in self._cluster.deployment_grids.store.list():
+            self._deployment_grid(None, grid)
+        for service_grid in self._cluster.service_grids.store.list():
+            self._service_grid(None, service_grid)
+        for service in self._cluster.services.store.list():
+            self._service(None, service)
+        for item in self._cluster.slices.store.list():
+            self._slice(None, item)
+
+    def _node(self, old: Node | None, new: Node | None) -> None:
+        if self.queues is None:
+            return
+        for key in changed_labels(old, new):
+            for grid in self._cluster.deployment_grids.store.by_index(KEY, key):
+                self._deployment_grid(None, grid)
+            for service_grid in self._cluster.service_grids.store.by_index(KEY, key):
+                self._service_grid(None, service_grid)
+
+    def _deployment_grid(self, old: DeploymentGrid | None, new: DeploymentGrid | None) -> None:
+        grid = new or old
+        if self.queues is not None and grid is not None:
+            self.queues.grids.add(GridKey(DeploymentGrid.KIND, grid.metadata.namespace, grid.metadata.name))
+
+    def _service_grid(self, old: ServiceGrid | None, new: ServiceGrid | None) -> None:
+        grid = new or old
+        if self.queues is None or grid is None:
+            return
+        self.queues.grids.add(GridKey(ServiceGrid.KIND, grid.metadata.namespace, grid.metadata.name))
+        if old is not None and new is not None and old.metadata.generation == new.metadata.generation:
+            return
+        for service in self._cluster.services.by_index(OWNER, grid.metadata.uid):
+            self.queues.slices.add(ServiceKey(service.metadata.namespace, service.metadata.name))
+
+    def _deployment(self, old: Deployment | None, new: Deployment | None) -> None:
+        self._child(DeploymentGrid.KIND, old, new)
+
+    def _service(self, old: Service | None, new: Service | None) -> None:
+        service = new or old
+        self._child(ServiceGrid.KIND, old, new)
+        if self.queues is not None and service is not None:
+            self.queues.slices.add(ServiceKey(service.metadata.namespace, service.metadata.name))
+
+    def _slice(self, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
+        if self.queues is None:
+            return
+        for item in (old, new):
+            if item is None:
+                continue
+            labels = item.metadata.labels
+            if is_source(item):
+                self.queues.slices.add(ServiceKey(item.metadata.namespace, labels[SERVICE_NAME]))
+            elif is_unit_slice(item):
+                self.queues.slices.add(ServiceKey(item.metadata.namespace, labels[UNIT_SERVICE_NAME]))
+
+    def _child(self, kind: str, old: C | None, new: C | None) -> None:
+        """Add the grids that control the child, or that wait for its name (which the label tells)."""
+        if self.queues is None:
+            return
+        # What is gone must be made again at once; a status has time.
+        delay = CHILD_DELAY if old is not None and new is not None else 0.0
+        for child in (old, new):
+            if child is None:
+                continue
+            meta, owner = child.metadata, child.metadata.controller()
+            if owner is not None and owner.kind == kind:
+                self.queues.grids.add_after(GridKey(kind, meta.namespace, owner.name), delay)
+            name = meta.labels.get(GRID, "")
+            if new is None and (owner is None or label_value(owner.name) != name):
+                self.queues.grids.add_after(GridKey(kind, meta.namespace, name), delay)

@@ -1,0 +1,115 @@
+"""Cluster objects as the controller holds them in memory: only the fields that planning reads.
+
+The controller's reflectors decode into these; a node's heartbeat, for example, leaves an equal `Node` (invariant I7).
+Field names and meanings are those of the Kubernetes API. `gc=False`: none of these can be part of a cycle, and the
+cyclic collector is what decoding thousands of objects would otherwise wait for.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct, field
+
+from sitegrid.api.meta import ManagedMeta, ObjectMeta
+
+
+class Node(Struct, rename="camel", gc=False):
+    """A Node: its labels say which units it is in."""
+
+    metadata: ObjectMeta
+
+
+class DeploymentCondition(Struct, rename="camel", gc=False, frozen=True):
+    """One of a Deployment's status.conditions."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+
+
+class DeploymentSpec(Struct, rename="camel", gc=False, frozen=True):
+    """A Deployment's spec; one pod where `replicas` is not given."""
+
+    replicas: int = 1
+
+
+class DeploymentStatus(Struct, rename="camel", gc=False, frozen=True):
+    """A Deployment's status."""
+
+    observed_generation: int = 0
+    replicas: int = 0
+    updated_replicas: int = 0
+    ready_replicas: int = 0
+    conditions: list[DeploymentCondition] = field(default_factory=list)
+
+
+class Deployment(Struct, rename="camel", gc=False):
+    """A child of a DeploymentGrid."""
+
+    metadata: ManagedMeta
+    spec: DeploymentSpec = field(default_factory=DeploymentSpec)
+    status: DeploymentStatus = field(default_factory=DeploymentStatus)
+
+
+class ServiceSpec(Struct, rename="camel", gc=False, frozen=True):
+    """A Service's spec."""
+
+    cluster_ip: str = field(name="clusterIP", default="")
+
+
+class Service(Struct, rename="camel", gc=False):
+    """A child of a ServiceGrid."""
+
+    metadata: ManagedMeta
+    spec: ServiceSpec = field(default_factory=ServiceSpec)
+
+    @property
+    def headless(self) -> bool:
+        """Whether the Service has no cluster IP, so that its DNS name resolves to its endpoints."""
+        return self.spec.cluster_ip == "None"
+
+
+class EndpointConditions(Struct, rename="camel", gc=False, frozen=True, omit_defaults=True):
+    """An endpoint's conditions; absent means unknown, and consumers take that as ready (discovery/v1)."""
+
+    ready: bool | None = None
+    serving: bool | None = None
+    terminating: bool | None = None
+
+
+class ObjectReference(Struct, rename="camel", gc=False, frozen=True, omit_defaults=True):
+    """What an endpoint stands for, usually a Pod."""
+
+    kind: str = ""
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+
+
+class Endpoint(Struct, rename="camel", gc=False, frozen=True, omit_defaults=True):
+    """One endpoint. Its hints are left out: they are about zones, and closure is about units."""
+
+    addresses: list[str]
+    conditions: EndpointConditions = field(default_factory=EndpointConditions)
+    hostname: str | None = None
+    target_ref: ObjectReference | None = None
+    node_name: str | None = None
+    zone: str | None = None
+
+
+class EndpointPort(Struct, rename="camel", gc=False, frozen=True, omit_defaults=True):
+    """One port of a slice; an absent `port` means all ports."""
+
+    name: str | None = None
+    protocol: str | None = None
+    port: int | None = None
+    app_protocol: str | None = None
+
+
+class EndpointSlice(Struct, rename="camel", gc=False):
+    """A slice of a grid's Service: Kubernetes' own, or a unit slice of ours. An empty one has null for its lists."""
+
+    metadata: ObjectMeta
+    address_type: str = ""
+    endpoints: list[Endpoint] | None = None
+    ports: list[EndpointPort] | None = None

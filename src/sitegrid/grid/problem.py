@@ -1,0 +1,29 @@
+"""A reason why a unit's child, or a grid's Service, is not as wanted; it ends up in conditions and events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One cause, in one word for programs and in a sentence for people."""
+
+    reason: str
+    message: str
+
+
+NAME_CONFLICT = "NameConflict"
+"""The wanted name is taken by an object that is not ours."""
+NODE_SELECTOR_CONFLICT = "NodeSelectorConflict"
+"""The template pins pods to another value of the unique key."""
+
+
+def name_conflict(kind: str, namespace: str, name: str, owner: str) -> Problem:
+    """Return the problem that a `kind` named `name` exists and is not ours; `owner` is who controls it, if anyone."""
+    whose = f"is controlled by {owner}" if owner else "was not made by this grid"
+    return Problem(
+        NAME_CONFLICT,
+        f"{kind} {namespace}/{name} already exists and {whose}; it is left untouched. Delete or rename it, or give "
+        "the grid another name.",
+    )

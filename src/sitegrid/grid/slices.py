@@ -1,0 +1,171 @@
+"""Regroups a grid Service's EndpointSlices by unit into unit slices.
+
+Called by the controller on every change of the Service's own slices, of the nodes or of the Service. Kubernetes'
+endpointslice controller has done readiness, ports and address families; here an endpoint only moves to the slice of
+its node's unit. Invariants: an endpoint whose unit is not known for certain is in no slice (I1); the result depends
+on the set of endpoints and not on their order, so that nothing is written for a reordering (I7).
+Held by ``tests/grid/test_slices.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from sitegrid.api.meta import ObjectMeta, OwnerReference
+from sitegrid.grid.names import MAX_NAME
+from sitegrid.grid.observed import Endpoint, EndpointPort, EndpointSlice, Service
+from sitegrid.wire.labels import (
+    GRID_UNIQ_KEY,
+    HEADLESS,
+    HEADLESS_SERVICE,
+    MANAGED_BY,
+    SERVICE_NAME,
+    SERVICE_PROXY_NAME,
+    SITEGRID,
+    UNIT,
+    UNIT_SERVICE_NAME,
+    hashed_name,
+    label_value,
+    unit_id,
+)
+
+MAX_ENDPOINTS: Final = 1000
+"""Most endpoints in one slice (discovery/v1, EndpointSlice.endpoints)."""
+ENDPOINTSLICE_CONTROLLER: Final = "endpointslice-controller.k8s.io"
+"""Value of the managed-by label on the slices that Kubernetes makes for a Service with a selector."""
+
+_Group = tuple[str, str, tuple[EndpointPort, ...]]
+"""Unit value, address type, ports: what the endpoints of one slice have in common."""
+
+
+def is_source(item: EndpointSlice) -> bool:
+    """Tell whether a slice is Kubernetes' own for a Service, and so one to be regrouped."""
+    labels = item.metadata.labels
+    return labels.get(MANAGED_BY) == ENDPOINTSLICE_CONTROLLER and SERVICE_NAME in labels
+
+
+def is_unit_slice(item: EndpointSlice) -> bool:
+    """Tell whether a slice is one of ours."""
+    labels = item.metadata.labels
+    return labels.get(MANAGED_BY) == SITEGRID and UNIT_SERVICE_NAME in labels
+
+
+def wanted_slices(
+    service: Service, key: str, sources: Iterable[EndpointSlice], unit_of_node: Mapping[str, str]
+) -> list[EndpointSlice]:
+    """Return the unit slices of `service` for the unique key `key`, from its own slices and the nodes' units."""
+    groups: dict[_Group, dict[tuple[str, ...], Endpoint]] = {}
+    for source in sources:
+        ports = tuple(sorted(source.ports or (), key=_port_order))
+        for endpoint in source.endpoints or ():
+            value = unit_of_node.get(endpoint.node_name or "")
+            if value is None:
+                continue  # no node, an unknown one, or one outside every unit: nobody is to see it
+            group = groups.setdefault((value, source.address_type, ports), {})
+            _add(group, endpoint)
+    return [
+        _unit_slice(service, key, group, index, endpoints[start : start + MAX_ENDPOINTS])
+        for group, found in sorted(groups.items(), key=_group_order)
+        for endpoints in [sorted(found.values(), key=_endpoint_order)]
+        for index, start in enumerate(range(0, len(endpoints), MAX_ENDPOINTS))
+    ]
+
+
+def unchanged(wanted: EndpointSlice, observed: EndpointSlice) -> bool:
+    """Tell whether the observed slice has all that the wanted one says; labels that others added do not count."""
+    labels, owners = observed.metadata.labels, observed.metadata.owner_references
+    return (
+        wanted.endpoints == observed.endpoints
+        and wanted.ports == (observed.ports or [])
+        and wanted.address_type == observed.address_type
+        and all(labels.get(name) == value for name, value in wanted.metadata.labels.items())
+        and all(owner in owners for owner in wanted.metadata.owner_references)
+    )
+
+
+def manifest(item: EndpointSlice) -> dict[str, Any]:
+    """Return the wanted slice as it is applied."""
+    owner = item.metadata.owner_references[0]
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": item.metadata.name,
+            "namespace": item.metadata.namespace,
+            "labels": item.metadata.labels,
+            "ownerReferences": [
+                {"apiVersion": owner.api_version, "kind": owner.kind, "name": owner.name, "uid": owner.uid}
+            ],
+        },
+        "addressType": item.address_type,
+        "endpoints": msgspec.to_builtins(item.endpoints),
+        "ports": msgspec.to_builtins(item.ports),
+    }
+
+
+def _add(group: dict[tuple[str, ...], Endpoint], endpoint: Endpoint) -> None:
+    """Add an endpoint once: while Kubernetes moves one between slices it is in two of them (KEP-752).
+
+    Of two states of it the ready one counts, then the one that is first in order, whichever slice came first.
+    """
+    addresses = tuple(endpoint.addresses)
+    known = group.get(addresses)
+    if known is None or _preference(endpoint) < _preference(known):
+        group[addresses] = endpoint
+
+
+def _unit_slice(service: Service, key: str, group: _Group, index: int, endpoints: list[Endpoint]) -> EndpointSlice:
+    value, address_type, ports = group
+    meta = service.metadata
+    labels = {
+        UNIT: unit_id(key, value),
+        UNIT_SERVICE_NAME: meta.name,
+        GRID_UNIQ_KEY: label_value(key),
+        SERVICE_PROXY_NAME: SITEGRID,
+        # Keeps it out of the watch of every stock kube-proxy, which logs an error per slice without a Service.
+        HEADLESS: "",
+        MANAGED_BY: SITEGRID,
+    }
+    if service.headless:
+        labels[HEADLESS_SERVICE] = ""
+    name = hashed_name(
+        f"{meta.name}-{value}",
+        meta.name,
+        key,
+        value,
+        address_type,
+        msgspec.json.encode(ports).decode(),
+        str(index),
+        max_length=MAX_NAME,
+    )
+    return EndpointSlice(
+        metadata=ObjectMeta(
+            name=name,
+            namespace=meta.namespace,
+            labels=labels,
+            owner_references=[OwnerReference(api_version="v1", kind="Service", name=meta.name, uid=meta.uid)],
+        ),
+        address_type=address_type,
+        endpoints=endpoints,
+        ports=list(ports),
+    )
+
+
+def _port_order(port: EndpointPort) -> tuple[str, str, int, str]:
+    return (port.name or "", port.protocol or "", port.port or 0, port.app_protocol or "")
+
+
+def _group_order(item: tuple[_Group, object]) -> tuple[str, str, list[tuple[str, str, int, str]]]:
+    (value, address_type, ports), _ = item
+    return (value, address_type, [_port_order(port) for port in ports])
+
+
+def _endpoint_order(endpoint: Endpoint) -> list[str]:
+    return endpoint.addresses
+
+
+def _preference(endpoint: Endpoint) -> tuple[bool, bytes]:
+    return (endpoint.conditions.ready is not True, msgspec.json.encode(endpoint))

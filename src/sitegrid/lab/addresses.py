@@ -1,7 +1,7 @@
 """Which addresses a lab uses; the same in every lab, since each lab has network namespaces of its own.
 
-Used by everything in the lab that configures a link, a route, a certificate or a component. Invariant: two nodes never
-share an address or a pod network. Held by ``tests/lab/test_addresses.py``.
+Used by everything in the lab that configures a link, a route, a certificate or a component. Invariant: two nodes
+never share an address or a pod network. Held by ``tests/lab/test_addresses.py``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CONTROLLER_METRICS: Final = "127.0.0.1:10352"
 """In the cloud's namespace, where the agents' addresses do not exist."""
 
 WAN_MAC: Final = "02:53:47:00:00:01"
-"""The cloud's end of the WAN; nodes know it without asking, so that a cut WAN swallows packets instead of refusing."""
+"""The cloud's end of the WAN. Nodes know it without asking, so a cut WAN swallows packets and refuses nothing."""
 
 
 @dataclass(frozen=True, slots=True)

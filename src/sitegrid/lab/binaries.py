@@ -1,30 +1,29 @@
 """The control plane's programs: found in $KUBEBUILDER_ASSETS or in the cache, else built from the pinned Go modules.
 
 `Lab.up` and ``sitegrid lab build`` call `ensure_binaries`. Each module below ``modules/`` has its go.mod and go.sum
-committed and is built with ``-mod=readonly``, so what is built is what was reviewed. The cache directory's name is the
-version and a digest of everything that the result depends on; a build happens in a temporary directory that is renamed when
-complete, under a lock, so that a reader sees a whole directory or none, and two builders do the work once.
-Held by ``tests/lab/test_binaries.py``.
+committed and is built with ``-mod=readonly``, so what is built is what was reviewed. The cache directory's name is
+the version and a digest of everything that the result depends on; a build happens in a temporary directory that is
+renamed when complete, under a lock, so that a reader sees a whole directory or none, and two builders do the work
+once. Held by ``tests/lab/test_binaries.py``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sitegrid.lab.cache import cache_directory, locked, replaced
 from sitegrid.lab.errors import LabError
 from sitegrid.lab.toolchain import find_go
 
@@ -44,6 +43,9 @@ class Module:
     version: str
     programs: Mapping[str, str]
     ldflags: str = "-s -w"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
 
     def digest(self, directory: Path) -> str:
         """Return a digest of everything that the programs depend on but the Go toolchain."""
@@ -71,18 +73,6 @@ MODULES: Final = (
     Module("etcd", "3.7.3", {"etcd": "go.etcd.io/etcd/server/v3"}),
     Module("coredns", "1.15.0", {"coredns": "github.com/coredns/coredns"}),
 )
-
-
-def cache_directory() -> Path:
-    """Return sitegrid's cache: $SITEGRID_CACHE, else below the XDG cache directory."""
-    explicit = os.environ.get("SITEGRID_CACHE")
-    if explicit:
-        return Path(explicit).absolute()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(cache) if cache else Path("~/.cache").expanduser()).absolute() / "sitegrid"
-    except RuntimeError as error:
-        raise LabError("there is no home directory; set SITEGRID_CACHE to a directory for the cache") from error
 
 
 def ensure_binaries(progress: Progress) -> dict[str, Path]:
@@ -123,37 +113,21 @@ class Builder:
         if is_whole(directory, module.programs):
             return directory
         try:
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            with self._locked(directory.parent / f"{name}.lock", module):
+            with locked(directory, lambda: self._progress(f"waiting for another build of {module}")):
                 if is_whole(directory, module.programs):
                     return directory
                 if directory.exists():
-                    self._progress(f"{module.name} {module.version} in the cache is damaged; building it again")
-                self._replace(directory, module, source, position)
+                    self._progress(f"{module} in the cache is damaged; building it again")
+                with replaced(directory) as temporary:
+                    self._build(module, source, temporary, position)
+                    write_manifest(temporary, module.programs)
         except OSError as error:
             raise LabError(f"cannot use the cache {self._cache}: {error}") from error
         return directory
 
-    def _replace(self, directory: Path, module: Module, source: Path, position: str) -> None:
-        """Build into a temporary directory and rename it to `directory`; the caller holds the lock."""
-        for leftover in directory.parent.glob(f".{directory.name}.*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-        try:
-            self._build(module, source, temporary, position)
-            write_manifest(temporary, module.programs)
-            temporary.chmod(0o755)
-            if directory.exists():
-                # Running labs keep the old files open; the name is free again for the whole new directory.
-                directory.rename(Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent)) / "old")
-            temporary.rename(directory)
-        finally:
-            for leftover in directory.parent.glob(f".{directory.name}.*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-
     def _build(self, module: Module, source: Path, output: Path, position: str) -> None:
         go = find_go(self._cache, source / "go.mod", self._progress)
-        what = f"building {module.name} {module.version} ({position}): {', '.join(module.programs)}"
+        what = f"building {module} ({position}): {', '.join(module.programs)}"
         argv = [str(go), "build", "-trimpath", "-ldflags", module.ldflags, "-o"]
         if len(module.programs) == 1:
             # Go would name it after the last word of its package, which is not always its name.
@@ -163,16 +137,17 @@ class Builder:
             argv += [f"{output}{os.sep}", *module.programs.values()]
         self._progress(f"{what} …")
         started = time.monotonic()
-        self._run(argv, source, what, started)
+        self._run(argv, source, what, _build_environment(self._cache, go))
         self._progress(f"{what}: done in {time.monotonic() - started:.0f} s")
 
-    def _run(self, argv: Sequence[str], source: Path, what: str, started: float) -> None:
+    def _run(self, argv: Sequence[str], source: Path, what: str, environment: Mapping[str, str]) -> None:
         """Run the build in `source`, telling every few seconds that it goes on; no part of it outlives this call."""
+        started = time.monotonic()
         with tempfile.TemporaryFile() as output:
             process = subprocess.Popen(
                 argv,
                 cwd=source,
-                env=_build_environment(self._cache),
+                env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -194,16 +169,6 @@ class Builder:
             text = output.read().decode(errors="replace").strip()
         if code:
             raise LabError(f"{what} failed: {' | '.join(text.splitlines()[-3:])}")
-
-    @contextlib.contextmanager
-    def _locked(self, path: Path, module: Module) -> Iterator[None]:
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._progress(f"waiting for another build of {module.name} {module.version}")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
 
 def write_manifest(directory: Path, programs: Mapping[str, str]) -> None:
@@ -237,7 +202,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _build_environment(cache: Path) -> dict[str, str]:
+def _build_environment(cache: Path, go: Path) -> dict[str, str]:
     """Return the build's environment: the user's own (proxy settings count), with what decides the result fixed."""
     fixed = {
         "CGO_ENABLED": "0",
@@ -246,7 +211,11 @@ def _build_environment(cache: Path) -> dict[str, str]:
         "GOWORK": "off",
         "GO111MODULE": "on",
     }
-    environment = {name: value for name, value in os.environ.items() if name not in ("GOOS", "GOARCH")} | fixed
+    dropped = {"GOOS", "GOARCH"}
+    if go.is_relative_to(cache):
+        # It would send the toolchain from PyPI to another one's standard library.
+        dropped.add("GOROOT")
+    environment = {name: value for name, value in os.environ.items() if name not in dropped} | fixed
     if "HOME" not in environment:
         environment.setdefault("GOCACHE", str(cache / "go-build"))
         environment.setdefault("GOPATH", str(cache / "go"))

@@ -1,7 +1,7 @@
 """What a lab's API server is given before anything else runs: CRDs, ServiceAccounts, RBAC.
 
-The supervisor calls `Bootstrap.apply` once the API server answers, then takes each component's token from it. Everything
-is written by server-side apply, so a second run changes nothing. Held by ``tests/lab/test_lab.py``.
+The supervisor calls `Bootstrap.apply` once the API server answers, then takes each component's token from it.
+Everything is written by server-side apply, so a second run changes nothing. Held by ``tests/lab/test_lab.py``.
 """
 
 from __future__ import annotations

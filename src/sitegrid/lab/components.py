@@ -1,8 +1,8 @@
 """The command lines of everything that runs in a lab.
 
-Pure: from a `LabConfig` and the layout to `ProcessSpec`s; the supervisor runs them, `credentials.py` writes the files they
-name. Flags that differ from a component's default have their reason beside them.
-Held by ``tests/lab/test_components.py`` and, for real, every cluster test.
+Pure: from a `LabConfig` and the layout to `ProcessSpec`s; the supervisor runs them, `credentials.py` writes the files
+they name. Flags that differ from a component's default have their reason beside them. Held by
+``tests/lab/test_components.py`` and, for real, every cluster test.
 """
 
 from __future__ import annotations

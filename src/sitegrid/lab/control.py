@@ -1,8 +1,8 @@
 """The control socket: how commands on the host talk to a lab's supervisor.
 
-One JSON object per connection and line, one JSON object back: ``{"ok": …}`` or ``{"error": "…"}``. A Unix socket needs no
-network, so it works across the lab's namespaces; its peer credentials tell the host the supervisor's process id, which no
-file could do safely. Held by ``tests/lab/test_control.py``.
+One JSON object per connection and line, one JSON object back: ``{"ok": …}`` or ``{"error": "…"}``. A Unix socket
+needs no network, so it works across the lab's namespaces; its peer credentials tell the host the supervisor's process
+id, which no file could do safely. Held by ``tests/lab/test_control.py``.
 """
 
 from __future__ import annotations

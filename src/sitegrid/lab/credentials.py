@@ -1,9 +1,9 @@
 """Who is who in a lab: every component's kubeconfig.
 
-The control plane and the kubelets present client certificates; sitegrid's controller and agents, kube-proxy and CoreDNS
-present tokens of their own ServiceAccounts, as they do on real clusters. The supervisor calls `write_control_plane`
-before anything starts, `write_node` per node, and `point` when a node is switched between agent and API server.
-Held by ``tests/lab/test_credentials.py``.
+The control plane and the kubelets present client certificates; sitegrid's controller and agents, kube-proxy and
+CoreDNS present tokens of their own ServiceAccounts, as they do on real clusters. The supervisor calls
+`write_control_plane` before anything starts, `write_node` per node, and `point` when a node is switched between agent
+and API server. Held by ``tests/lab/test_credentials.py``.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Credentials:
         self._write(f"nodes/{node}/kubelet.kubeconfig", addresses.API_SERVER_URL, client_user(pair))
 
     def write_node_clients(self, node: str, tokens: Mapping[str, str], *, through_agent: bool) -> None:
-        """Write the kubeconfigs of agent, kube-proxy and CoreDNS of `node`, the latter two by way of the agent or not."""
+        """Write the kubeconfigs of the node's agent, kube-proxy and CoreDNS, these two through the agent or not."""
         self._write(f"nodes/{node}/agent.kubeconfig", addresses.API_SERVER_URL, {"token": tokens["agent"]})
         for client in NODE_CLIENTS:
             server = addresses.AGENT_URL if through_agent else addresses.API_SERVER_URL

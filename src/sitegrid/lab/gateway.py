@@ -1,9 +1,9 @@
 """The host's way to the lab's API server.
 
 `Lab.up` opens a listening socket on the host's loopback and the supervisor inherits it: a socket keeps its network
-namespace, so the supervisor accepts host connections although it lives in namespaces without any link to the host, and
-joins each to the API server inside. Two labs never collide, since the kernel picks the port.
-Held by ``tests/lab/test_lab.py``.
+namespace, so the supervisor accepts host connections although it lives in namespaces without any link to the host,
+and joins each to the API server inside. Two labs never collide, since the kernel picks the port. Held by
+``tests/lab/test_lab.py``.
 """
 
 from __future__ import annotations

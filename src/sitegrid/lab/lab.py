@@ -1,8 +1,9 @@
 """A lab as seen from the host: `Lab`, the synchronous API under `sitegrid lab`, the demo and the tests.
 
-`up` starts one supervisor in fresh namespaces and waits for it; everything else talks to that supervisor's control socket
-or enters its namespaces. Invariant: when `up` fails, is interrupted, or the supervisor dies in any way, nothing is left but
-at most a state directory, which the next `up` or `down` clears. Held by ``tests/lab/test_lab.py``, ``test_crash.py``.
+`up` starts one supervisor in fresh namespaces and waits for it; everything else talks to that supervisor's control
+socket or enters its namespaces. Invariant: when `up` fails, is interrupted, or the supervisor dies in any way,
+nothing is left but at most a state directory, which the next `up` or `down` clears. Held by
+``tests/lab/test_lab.py``, ``test_crash.py``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from sitegrid.lab.layout import Layout, try_lock
 from sitegrid.lab.network import netns_path
 from sitegrid.lab.requirements import check_requirements
 from sitegrid.lab.sites import Node, Sites, default_sites
+
+__all__ = ["Lab", "LabError", "LabNotRunning", "LabRunning", "LabStatus", "NodeStatus", "ProcessStatus"]
 
 _END_TIMEOUT: Final = 30.0
 """Seconds that the kernel may take to end a killed lab."""
@@ -114,8 +117,8 @@ class Lab:
     ) -> None:
         """Start the lab and return when all of it is ready.
 
-        Without `controller` or `agents` it is a plain Kubernetes cluster, for comparison. Raises `LabRunning` where it runs
-        already, `LabError` where it cannot be started; then nothing of it is left.
+        Without `controller` or `agents` it is a plain Kubernetes cluster, for comparison. Raises `LabRunning` where
+        it runs already, `LabError` where it cannot be started; then nothing of it is left.
         """
         lock = self._lock()
         try:
@@ -203,16 +206,17 @@ class Lab:
 
     def run(self, target: str, argv: Sequence[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
         """Run `argv` in the node or pod `target`, as `subprocess.run` does with `kwargs`, in text mode."""
-        done: subprocess.CompletedProcess[str] = subprocess.run(self.command(target, argv), text=True, **kwargs)
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            self.command(target, argv), **{**kwargs, "text": True}
+        )
         return done
 
     def kubectl(
         self, *args: str, input: str | None = None, check: bool = True, **kwargs: Any
     ) -> subprocess.CompletedProcess[str]:
-        """Run the lab's own kubectl against the lab; its output is captured. Raises `LabError` if `check` and it fails."""
-        config = LabConfig.read(self.layout.config) if self.layout.config.exists() else None
-        if config is None:
-            raise LabNotRunning(f"lab {self.name!r} is not running; start it with `sitegrid lab up`")
+        """Run the lab's own kubectl, capturing its output; raises `LabError` where it fails and `check` is set."""
+        _ = self.supervisor_pid
+        config = LabConfig.read(self.layout.config)
         cache = self.layout.root / "kubectl-cache"
         argv = [config.binaries["kubectl"], f"--kubeconfig={self.kubeconfig}", f"--cache-dir={cache}", *args]
         done = subprocess.run(argv, input=input, capture_output=True, text=True, check=False, **kwargs)
@@ -221,7 +225,7 @@ class Lab:
         return done
 
     def cut_wan(self, target: str) -> list[str]:
-        """Cut the uplink of the node `target`, or of all nodes with the label ``KEY=VALUE``; return the nodes' names."""
+        """Cut the uplink of the node `target`, or of all with the label ``KEY=VALUE``; return the nodes' names."""
         return self._wan("cut", target)
 
     def restore_wan(self, target: str) -> list[str]:
@@ -234,11 +238,11 @@ class Lab:
         self._ask({"verb": "node-add", "name": node.name, "labels": dict(node.labels), "agent": agent})
 
     def set_agent(self, node: str, agent: bool) -> None:
-        """Put kube-proxy and CoreDNS of `node` behind its agent, or stop the agent and let them ask the API server."""
+        """Put kube-proxy and CoreDNS behind the node's agent, or stop it and let them ask the API server."""
         self._ask({"verb": "set-agent", "node": node, "agent": agent})
 
     def process(self, name: str, action: str) -> None:
-        """``start``, ``stop``, ``restart`` or ``kill`` (SIGKILL, then started again as after any crash) one process."""
+        """``start``, ``stop``, ``restart`` or ``kill`` (it is started again, as after any crash) one process."""
         self._ask({"verb": "process", "name": name, "action": action})
 
     # --- inside ---
@@ -316,8 +320,8 @@ class Lab:
 def _start_supervisor(config: LabConfig, layout: Layout, listener: int, lock: int) -> subprocess.Popen[bytes]:
     """Start the supervisor as process 1 of its own namespaces.
 
-    `unshare` stays as its parent and holds the lock as well, so the lock is free only when the kernel has ended everything
-    in the process namespace.
+    `unshare` stays as its parent and holds the lock as well, so the lock is free only when the kernel has ended
+    everything in the process namespace.
     """
     user = ["--user", "--map-root-user"] if config.user_namespace else []
     argv = ["unshare", *user, "--mount", "--net", "--pid", "--mount-proc", "--fork", "--kill-child", "--"]
@@ -343,13 +347,13 @@ def _environment(home: Path) -> dict[str, str]:
 
 def _host_pids(supervisor: int) -> dict[int, int]:
     """Map process ids inside the supervisor's process namespace to the host's (proc(5), NSpid)."""
-    namespace = os.readlink(f"/proc/{supervisor}/ns/pid")
+    namespace = Path(f"/proc/{supervisor}/ns/pid").readlink()
     pids: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError, ValueError):
-            if os.readlink(entry / "ns" / "pid") != namespace:
+            if (entry / "ns" / "pid").readlink() != namespace:
                 continue
             for line in (entry / "status").read_text(encoding="utf-8", errors="replace").splitlines():
                 if line.startswith("NSpid:"):

@@ -1,7 +1,7 @@
-"""The manifests under ``deploy/``, found in an installed package and in a checkout alike.
+"""The manifests under ``deploy/`` and ``examples/``, found in an installed package and in a checkout alike.
 
-The lab applies the very files that a user applies to a real cluster: CRDs and RBAC. A wheel carries them as package data
-(``sitegrid/deploy``); an editable installation reads the checkout's. Held by ``tests/lab/test_manifests.py``.
+The lab applies the very files that a user applies to a real cluster: CRDs and RBAC. A wheel carries them as package
+data (``sitegrid/deploy``); an editable installation reads the checkout's. Held by ``tests/lab/test_manifests.py``.
 """
 
 from __future__ import annotations
@@ -18,11 +18,23 @@ _PACKAGE: Final = Path(sitegrid.__file__).parent
 
 
 def deploy_directory() -> Path:
-    """Return the directory with the manifests; raises `LabError` where the installation has none."""
-    for candidate in (_PACKAGE / "deploy", _PACKAGE.parent.parent / "deploy"):
-        if (candidate / "crds").is_dir():
+    """Return the directory with the CRDs, RBAC and further manifests; raises `LabError` where there is none."""
+    return _directory("deploy")
+
+
+def example(name: str) -> str:
+    """Return the path of the example manifest `name`, for kubectl; raises `LabError` where there is none."""
+    path = _directory("examples") / name
+    if not path.is_file():
+        raise LabError(f"there is no example {name!r} in {path.parent}")
+    return str(path)
+
+
+def _directory(name: str) -> Path:
+    for candidate in (_PACKAGE / name, _PACKAGE.parent.parent / name):
+        if candidate.is_dir():
             return candidate
-    raise LabError("this installation of sitegrid has no deploy/ directory; install it from its wheel or checkout")
+    raise LabError(f"this installation of sitegrid has no {name}/; install it from its wheel or checkout")
 
 
 def load_manifests(folder: str) -> list[dict[str, Any]]:

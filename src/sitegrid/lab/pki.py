@@ -2,8 +2,8 @@
 
 The supervisor makes one `Authority` per lab and writes a kubeconfig per component from it, so that every component of
 the control plane has an identity of its own and RBAC and NodeRestriction decide as on a real cluster. Kubeconfigs are
-JSON (which is YAML), because the agent reads nothing else. Private keys never leave the lab's state directory, mode 0600.
-Held by ``tests/lab/test_pki.py``.
+JSON (which is YAML), because the agent reads nothing else. Private keys never leave the lab's state directory, mode
+0600. Held by ``tests/lab/test_pki.py``.
 """
 
 from __future__ import annotations

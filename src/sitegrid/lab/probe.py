@@ -42,7 +42,7 @@ def socket_in(netns: Path) -> socket.socket:
 
 
 async def http_status(port: int, path: str, *, netns: Path | None = None, timeout: float = 2.0) -> int | None:
-    """Return the status that 127.0.0.1:`port` answers to ``GET path`` there, or None if it does not within `timeout` s."""
+    """Return the status of ``GET path`` at 127.0.0.1:`port` in `netns`, None without one in `timeout` seconds."""
     try:
         made = socket_in(netns) if netns is not None else socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     except OSError:

@@ -2,8 +2,8 @@
 
 The supervisor is process 1 of the lab's process namespace, so it must also reap the orphans that end in its lap (pods
 outlive their kubelet on purpose). One `Reaper` collects every exit; nobody else may call `waitpid` for long-running
-children. A `Process` restarts what crashes, with a growing delay, until it is told to stop; only the process itself is
-signalled, never its children. Held by ``tests/lab/test_processes.py``.
+children. A `Process` restarts what crashes, with a growing delay, until it is told to stop; only the process itself
+is signalled, never its children. Held by ``tests/lab/test_processes.py``.
 """
 
 from __future__ import annotations
@@ -83,6 +83,8 @@ class Process:
         self.pid: int | None = None
         self.restarts = 0
         """Starts after the first one that nobody asked for."""
+        self.changing = asyncio.Lock()
+        """Held around `stop` and `start` by who calls them on request, so that requests do not mix."""
         self._reaper = reaper
         self._exited: asyncio.Future[int] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -116,11 +118,6 @@ class Process:
             await exited
         self.pid = None
 
-    async def restart(self) -> None:
-        """Stop it and start it again; not counted in `restarts`."""
-        await self.stop()
-        self.start()
-
     def signal(self, number: int) -> None:
         """Send the signal `number`, if it runs. Its pid is ours until reaped, so it cannot hit another process."""
         if self.pid is not None and self._exited is not None and not self._exited.done():
@@ -149,7 +146,7 @@ class Process:
 
 
 def open_log(path: Path) -> BinaryIO:
-    """Open the log at `path` unbuffered for appending: several writers, and `trim_logs`, never overwrite each other."""
+    """Open the log at `path` unbuffered for appending, so that several writers never overwrite each other."""
     return path.open("ab", buffering=0)
 
 

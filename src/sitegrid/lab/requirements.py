@@ -35,7 +35,7 @@ _PROBE: Final = (
 def check_requirements(
     which: Callable[[str], str | None] = lambda tool: shutil.which(tool, path=search_path()),
 ) -> bool:
-    """Check tools and kernel; return whether a user namespace is needed (not root). Raises `LabError` with the remedy."""
+    """Check tools and kernel; return whether a user namespace is needed. Raises `LabError` with the remedy."""
     missing = [tool for tool in TOOLS if which(tool) is None]
     if missing:
         packages = " ".join(sorted({TOOLS[tool] for tool in missing}))
@@ -70,5 +70,5 @@ def probe(user: list[str]) -> str | None:
 
 
 def search_path() -> str:
-    """Return $PATH with the system's directories added: a user's often lacks the sbin ones, where `ip` and `nft` are."""
+    """Return $PATH with the system's directories: a user's often lacks the sbin ones, where `ip` and `nft` are."""
     return f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}".lstrip(":")

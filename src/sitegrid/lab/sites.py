@@ -1,8 +1,8 @@
 """The sites file: which nodes a lab has and how they are labelled.
 
 `lab up --sites FILE` and the tests read it; `lab node add` makes single nodes by the same rules. Everything that the
-API server or its NodeRestriction admission would refuse later, out of the user's sight, is refused here with a sentence
-that names the place. Held by ``tests/lab/test_sites.py``.
+API server or its NodeRestriction admission would refuse later, out of the user's sight, is refused here with a
+sentence that names the place. Held by ``tests/lab/test_sites.py``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _KUBELET_LABELS: Final = frozenset(
         "topology.kubernetes.io/zone",
     }
 )
-"""Labels under Kubernetes' own domains that a kubelet may give its Node (k8s.io/kubelet/pkg/apis/well_known_labels.go).
+"""Labels of Kubernetes' own that a kubelet may give its Node (k8s.io/kubelet/pkg/apis/well_known_labels.go).
 
 ``kubernetes.io/hostname`` is left out on purpose: the lab's kubelet sets it to the node's name.
 """
@@ -62,7 +62,7 @@ class Node:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise SitesError(
-                f"node name {self.name!r} is not a DNS label (lower-case letters, digits and '-', at most 63 characters)"
+                f"node name {self.name!r} is no DNS label (lower-case letters, digits and '-', at most 63 characters)"
             )
         for key, value in self.labels.items():
             _check_label(self.name, key, value)

@@ -1,15 +1,17 @@
 """The process that is a lab: ``python -m sitegrid.lab.supervisor``, started by `Lab.up` and by nothing else.
 
-It is process 1 of fresh mount, network and process namespaces (and a user namespace when not started by root). All that
-the lab consists of lives in them, so however this process ends, the kernel removes every process, namespace, link and
-mount. It boots the cluster, telling `Lab.up` on its standard output as JSON lines what it does; then it answers the
-control socket (`control.py`) until told to end. Held by ``tests/lab/test_lab.py`` and ``tests/lab/test_crash.py``.
+It is process 1 of fresh mount, network and process namespaces (and a user namespace when not started by root). All
+that the lab consists of lives in them, so however this process ends, the kernel removes every process, namespace,
+link and mount. It boots the cluster, telling `Lab.up` on its standard output as JSON lines what it does; then it
+answers the control socket (`control.py`) until told to end. Held by ``tests/lab/test_lab.py`` and
+``tests/lab/test_crash.py``.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -36,9 +38,7 @@ BOOT_TIMEOUT: Final = 180.0
 _POLL: Final = 0.1
 _CRASHES_TO_GIVE_UP: Final = 4
 _LOG_CHECK: Final = 10.0
-
-
-_KUBELET_EXISTS = (Path(__file__).parent / "kubelet" / "__main__.py").exists()
+_REPORT_EVERY: Final = 5.0
 
 
 class LabNode:
@@ -94,8 +94,7 @@ class Supervisor:
         self._start(self._components.controller_manager())
         self._start(self._components.scheduler())
         for member in self._nodes.values():
-            if _KUBELET_EXISTS:
-                self._start(self._components.kubelet(member.node, member.addresses))
+            self._start(self._components.kubelet(member.node, member.addresses))
         await self._authorize()
         if self._config.controller:
             self._credentials.write_controller(self._tokens["controller"])
@@ -108,7 +107,8 @@ class Supervisor:
         """Keep the logs bounded, for ever."""
         while True:
             await asyncio.sleep(_LOG_CHECK)
-            trim_logs(self._layout.logs)
+            with contextlib.suppress(OSError):
+                trim_logs(self._layout.logs)
 
     @property
     def _api(self) -> Bootstrap:
@@ -168,12 +168,12 @@ class Supervisor:
         """Wait until nothing is pending; raises `LabError` after `BOOT_TIMEOUT` or when a part keeps ending."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + BOOT_TIMEOUT
-        last: list[str] = []
+        quiet_until = loop.time() + _REPORT_EVERY
         before = {name: process.restarts for name, process in self._processes.items()}
         while missing := await pending():
-            if report is not None and missing != last:
+            if report is not None and loop.time() > quiet_until:
                 report(f"waiting for {_some(missing)}")
-                last = missing
+                quiet_until = loop.time() + _REPORT_EVERY
             for name, process in self._processes.items():
                 if process.restarts - before.get(name, 0) >= _CRASHES_TO_GIVE_UP:
                     raise LabError(f"{name} keeps ending: {last_words(process.log)}")
@@ -202,8 +202,6 @@ class Supervisor:
         if member.agent:
             probes["agent"] = (int(addresses.AGENT.rpartition(":")[2]), "/sitegrid/readyz")
         statuses = await asyncio.gather(*(http_status(*probe, netns=netns) for probe in probes.values()))
-        if not _KUBELET_EXISTS:
-            return []
         missing = [] if ready.get(member.name) else [f"kubelet@{member.name}"]
         return missing + [
             f"{name}@{member.name}" for name, status in zip(probes, statuses, strict=True) if status != 200
@@ -323,17 +321,19 @@ class Supervisor:
             await self._wait(pending)
 
     async def _act(self, process: Process, action: str) -> None:
-        match action:
-            case "start":
-                process.start()
-            case "stop":
-                await process.stop()
-            case "restart":
-                await process.restart()
-            case "kill":
-                process.signal(signal.SIGKILL)
-            case _:
-                raise LabError(f"unknown action {action!r}: use start, stop, restart or kill")
+        async with process.changing:
+            match action:
+                case "start":
+                    process.start()
+                case "stop":
+                    await process.stop()
+                case "restart":
+                    await process.stop()
+                    process.start()
+                case "kill":
+                    process.signal(signal.SIGKILL)
+                case _:
+                    raise LabError(f"unknown action {action!r}: use start, stop, restart or kill")
 
     def _process(self, name: str) -> Process:
         try:
@@ -371,14 +371,17 @@ def main() -> int:
 
 
 async def _run(layout: Layout, listener: int) -> int:
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    loop = asyncio.get_running_loop()
     supervisor = Supervisor(LabConfig.read(layout.config), layout, socket.socket(fileno=listener))
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, supervisor.ended.set)
+        loop.add_signal_handler(number, supervisor.ended.set)
+    # The pipe to `Lab.up` becomes readable only when its other end is closed: nobody waits for this lab any more.
+    loop.add_reader(1, supervisor.ended.set)
     boot = asyncio.create_task(supervisor.boot(lambda text: _say({"progress": text})))
     ended = asyncio.create_task(supervisor.ended.wait())
     await asyncio.wait([boot, ended], return_when=asyncio.FIRST_COMPLETED)
     if not boot.done():
+        _say({"error": "it was told to end before it was ready"})
         return 1
     try:
         boot.result()
@@ -386,14 +389,16 @@ async def _run(layout: Layout, listener: int) -> int:
         _say({"error": str(error)})
         return 1
     _say({"ready": True})
+    loop.remove_reader(1)
     _redirect_output(layout)
     await asyncio.wait([ended, asyncio.create_task(supervisor.watch_logs())], return_when=asyncio.FIRST_COMPLETED)
     return 0
 
 
 def _say(message: dict[str, Any]) -> None:
-    """Tell `Lab.up`; where it is gone (BrokenPipeError), the lab that nobody waits for ends with the exception."""
-    print(json.dumps(message), flush=True)
+    """Tell `Lab.up`, if it still listens."""
+    with contextlib.suppress(BrokenPipeError):
+        print(json.dumps(message), flush=True)
 
 
 def _redirect_output(layout: Layout) -> None:

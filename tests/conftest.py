@@ -1,0 +1,78 @@
+"""Labs for tests: one that the whole run shares, and a factory for tests that break theirs.
+
+A test that uses either is marked `cluster` by itself. The programs are built before the first test, so that a cold cache
+(minutes) does not count against a test's time limit. Nothing is skipped: a machine that cannot run a lab fails the tests
+with the sentence that says what it lacks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sitegrid.lab.binaries import ensure_binaries
+from sitegrid.lab.errors import LabError
+from sitegrid.lab.lab import Lab
+
+_LAB_FIXTURES = {"lab", "new_lab"}
+_failure = pytest.StashKey[str]()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what needs a lab."""
+    if isinstance(item, pytest.Function) and _LAB_FIXTURES & set(item.fixturenames):
+        item.add_marker(pytest.mark.cluster)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the control plane before the first test's clock runs."""
+    if session.config.option.collectonly or not any(item.get_closest_marker("cluster") for item in session.items):
+        return
+    try:
+        ensure_binaries(progress=_say)
+    except LabError as error:
+        session.config.stash[_failure] = str(error)
+
+
+@pytest.fixture(scope="session")
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Return a running lab with the article's nodes, controller and agents. Tests leave it as they found it."""
+    with Lab(f"test-{os.getpid()}", directory=tmp_path_factory.mktemp("labs")) as lab:
+        _up(request, lab)
+        yield lab
+
+
+@pytest.fixture
+def new_lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Lab]]:
+    """Return a function that makes a lab of one's own (``new_lab(name)``, not started), ended after the test."""
+    failure = request.config.stash.get(_failure, None)
+    if failure is not None:
+        pytest.fail(failure, pytrace=False)
+    labs: list[Lab] = []
+
+    def make(name: str = "own") -> Lab:
+        labs.append(Lab(name, directory=tmp_path / "labs"))
+        return labs[-1]
+
+    yield make
+    for lab in labs:
+        lab.down()
+
+
+def _up(request: pytest.FixtureRequest, lab: Lab) -> None:
+    failure = request.config.stash.get(_failure, None)
+    try:
+        if failure is None:
+            lab.up()
+    except LabError as error:
+        failure = str(error)
+    if failure is not None:
+        pytest.fail(f"the lab cannot start: {failure}", pytrace=False)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -143,6 +143,9 @@ class EventRecorder:
             except (ApiError, DecodeError) as error:
                 log.debug("event %s of %s/%s: %s", what.reason, what.namespace, what.name, error)
                 self.dropped += count - series.written_count
+            except asyncio.CancelledError:
+                self._due.put_nowait(what)  # for the next `run`
+                raise
             series.written_count = count
             series.queued = False
             if series.count > count:

@@ -202,17 +202,17 @@ class NodeAgent:
     async def _keep_status(self) -> None:
         """Write the status at each heartbeat, and when somebody changed it (as after a lost WAN: Ready Unknown)."""
         while True:
+            await self._until_heartbeat()
             node = self._store.get(None, self._name)
             if node is not None:
                 await self._until_done("node status", lambda node=node: self._write_status(node))
-            await self._until_heartbeat()
 
     async def _until_heartbeat(self) -> None:
         try:
             async with asyncio.timeout(STATUS_SECONDS):
                 while True:
-                    self._changed.clear()
                     await self._changed.wait()
+                    self._changed.clear()
                     if self._is_wrong():
                         return
         except TimeoutError:

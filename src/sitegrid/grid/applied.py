@@ -102,5 +102,5 @@ def _item_covered(item: Any, fields: dict[str, Any]) -> bool:
 
 
 def _key_matches(key: dict[str, Any], item: dict[str, Any]) -> bool:
-    """Tell whether a list key is that of `item`, where what the item leaves to defaulting (protocol) may be anything."""
+    """Tell whether a list key is that of `item`, where what it leaves to defaulting (protocol) may be anything."""
     return all(item.get(name, value) == value for name, value in key.items())

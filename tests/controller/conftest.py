@@ -1,0 +1,459 @@
+"""A real control plane for the controller's tests: etcd, kube-apiserver with an audit log, kube-controller-manager."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+ROOT = Path(__file__).parents[2]
+CONTROLLER_USER = "system:serviceaccount:sitegrid-system:sitegrid-controller"
+TIMEOUT = 60.0
+"""Seconds that a wanted state may take to come."""
+
+Manifest = dict[str, Any]
+
+
+class ControlPlane:
+    """The three processes in one directory, on free loopback ports; each can be ended and started again."""
+
+    BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._assets = self._find_binaries()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._etcd = f"http://127.0.0.1:{_free_port()}"
+        self._port = _free_port()
+        self._tokens = {user: secrets.token_hex(16) for user in ("admin", CONTROLLER_USER, "kcm")}
+
+    @staticmethod
+    def _find_binaries() -> Path:
+        assets = os.environ.get("KUBEBUILDER_ASSETS")
+        if not assets:
+            pytest.fail("KUBEBUILDER_ASSETS is not set: `make test` builds the control plane and sets it")
+        missing = [name for name in ControlPlane.BINARIES if not (Path(assets) / name).is_file()]
+        if missing:
+            pytest.fail(f"KUBEBUILDER_ASSETS={assets} has no {', '.join(missing)}")
+        return Path(assets)
+
+    def start(self) -> None:
+        """Start all and wait until the API server is ready."""
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        (self.directory / "sa.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        groups = {"admin": "system:masters", "kcm": "system:masters", CONTROLLER_USER: "system:serviceaccounts"}
+        (self.directory / "tokens.csv").write_text(
+            "".join(f"{token},{user},{user},{groups[user]}\n" for user, token in self._tokens.items())
+        )
+        policy = {
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["RequestReceived"],
+            "rules": [
+                {
+                    "level": "Metadata",
+                    "users": [CONTROLLER_USER],
+                    "verbs": ["create", "update", "patch", "delete", "deletecollection"],
+                },
+                {"level": "None"},
+            ],
+        }
+        (self.directory / "audit.yaml").write_text(yaml.safe_dump(policy))
+        peer = f"http://127.0.0.1:{_free_port()}"
+        self._run(
+            "etcd",
+            f"--data-dir={self.directory / 'etcd-data'}",
+            f"--listen-client-urls={self._etcd}",
+            f"--advertise-client-urls={self._etcd}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+            "--unsafe-no-fsync",
+            "--log-level=error",
+        )
+        self.start_apiserver()
+        self._run(
+            "kube-controller-manager",
+            f"--kubeconfig={self.kubeconfig('kcm')}",
+            f"--service-account-private-key-file={self.directory / 'sa.key'}",
+            "--use-service-account-credentials=false",
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={_free_port()}",
+            # What grids meet: Deployments and their pods, slices, and the owners' deletion.
+            "--controllers=deployment-controller,replicaset-controller,endpointslice-controller,"
+            "garbage-collector-controller,namespace-controller,serviceaccount-controller",
+        )
+
+    def start_apiserver(self) -> None:
+        """Start the API server (again) and wait until it is ready."""
+        self._run(
+            "kube-apiserver",
+            f"--etcd-servers={self._etcd}",
+            f"--secure-port={self._port}",
+            "--bind-address=127.0.0.1",
+            f"--cert-dir={self.directory / 'certs'}",
+            f"--token-auth-file={self.directory / 'tokens.csv'}",
+            "--authorization-mode=RBAC",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={self.directory / 'sa.key'}",
+            f"--service-account-signing-key-file={self.directory / 'sa.key'}",
+            "--disable-admission-plugins=ServiceAccount",
+            # Without it the rights on */finalizers would go unproven.
+            "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
+            f"--audit-policy-file={self.directory / 'audit.yaml'}",
+            f"--audit-log-path={self.directory / 'audit.log'}",
+            "--audit-log-mode=blocking",
+        )
+        wait_for(self._ready, "kube-apiserver to be ready", timeout=90, dump=lambda: self.log("kube-apiserver"))
+
+    def stop_apiserver(self) -> None:
+        """End the API server at once, as a crash does."""
+        self._stop("kube-apiserver")
+
+    def stop(self) -> None:
+        """End all."""
+        for name in [*self._processes][::-1]:
+            self._stop(name)
+
+    def kubeconfig(self, user: str) -> Path:
+        """Return the path of a kubeconfig for `user`."""
+        path = self.directory / f"{user.rpartition(':')[2]}.kubeconfig"
+        cluster = {
+            "server": f"https://127.0.0.1:{self._port}",
+            "certificate-authority": str(self.directory / "certs" / "apiserver.crt"),
+        }
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": "user", "user": {"token": self._tokens[user]}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user"}}],
+            "current-context": "test",
+        }
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    def kubectl(self, *args: str, manifest: object = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run kubectl as administrator; `manifest` is its standard input."""
+        result = subprocess.run(
+            [self._assets / "kubectl", f"--kubeconfig={self.kubeconfig('admin')}", *args],
+            input=None if manifest is None else json.dumps(manifest),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            env={"HOME": str(self.directory), "PATH": os.environ["PATH"]},
+        )
+        if check and result.returncode:
+            raise AssertionError(f"kubectl {' '.join(args)}: {result.stderr}")
+        return result
+
+    def apply(self, *manifests: Manifest) -> None:
+        """Apply manifests as a user does."""
+        self.kubectl("apply", "-f", "-", manifest={"apiVersion": "v1", "kind": "List", "items": [*manifests]})
+
+    def get(self, kind: str, name: str, namespace: str = "default") -> Manifest | None:
+        """Return one object, None where there is none."""
+        result = self.kubectl("get", kind, name, "-n", namespace, "-o", "json", "--ignore-not-found")
+        found: Manifest | None = json.loads(result.stdout) if result.stdout.strip() else None
+        return found
+
+    def list(self, kind: str, namespace: str, selector: str = "") -> list[Manifest]:
+        """Return objects by label."""
+        result = self.kubectl("get", kind, "-n", namespace, "-o", "json", f"--selector={selector}")
+        items: list[Manifest] = json.loads(result.stdout)["items"]
+        return items
+
+    def audited(self) -> list[Manifest]:
+        """Return every write of the controller so far, but for its Lease."""
+        path = self.directory / "audit.log"
+        if not path.exists():
+            return []
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        return [event for event in events if event["objectRef"]["resource"] != "leases"]
+
+    def log(self, name: str) -> str:
+        """Return the end of a process's log."""
+        return (self.directory / f"{name}.log").read_text(errors="replace")[-3000:]
+
+    def compact(self) -> None:
+        """Throw away etcd's history, so that every older resourceVersion is expired (410)."""
+        status = self._etcd_call("/v3/maintenance/status", {})
+        self._etcd_call("/v3/kv/compaction", {"revision": status["header"]["revision"], "physical": True})
+
+    def _etcd_call(self, path: str, body: Manifest) -> Manifest:
+        request = urllib.request.Request(self._etcd + path, data=json.dumps(body).encode(), method="POST")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=10) as answer:
+            result: Manifest = json.load(answer)
+            return result
+
+    def _ready(self) -> bool:
+        certificate = self.directory / "certs" / "apiserver.crt"
+        process = self._processes["kube-apiserver"]
+        assert process.poll() is None, self.log("kube-apiserver")
+        if not certificate.exists():
+            return False
+        context = ssl.create_default_context(cafile=str(certificate))
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        request = urllib.request.Request(
+            f"https://127.0.0.1:{self._port}/readyz", headers={"Authorization": f"Bearer {self._tokens['admin']}"}
+        )
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
+        try:
+            with opener.open(request, timeout=5) as answer:
+                return bool(answer.status == 200)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return False
+        except OSError:
+            return False
+
+    def _run(self, name: str, *arguments: str) -> None:
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [self._assets / name, *arguments], stdout=log, stderr=log, cwd=self.directory
+            )
+
+    def _stop(self, name: str) -> None:
+        process = self._processes.pop(name, None)
+        if process is not None:
+            process.kill()
+            process.wait()
+
+
+class Controller:
+    """`sitegrid controller` as a process, with the rights of its ServiceAccount."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = _free_port()
+
+    def start(self, *arguments: str) -> None:
+        """Start it; it need not be ready."""
+        with (self._plane.directory / "controller.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "sitegrid", "controller", "-v"),
+                    f"--kubeconfig={self._plane.kubeconfig(CONTROLLER_USER)}",
+                    f"--metrics-address=127.0.0.1:{self._port}",
+                    *arguments,
+                ],
+                stdout=log,
+                stderr=log,
+                env={"HOME": str(self._plane.directory), "PATH": os.environ["PATH"]},
+            )
+
+    def stop(self) -> int:
+        """Ask it to end and return its exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        code = self._process.wait(timeout=TIMEOUT)
+        self._process = None
+        return code
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def http(self, path: str) -> tuple[int, str]:
+        """Return status and text of a page of its endpoint; status 0 where there is no answer."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"http://127.0.0.1:{self._port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+
+def wait_for(
+    condition: Callable[[], object], what: str, *, timeout: float = TIMEOUT, dump: Callable[[], str] = lambda: ""
+) -> None:
+    """Return when `condition` holds; fail with `what` was waited for when it never does."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited in vain for {what}\n{dump()}")
+        time.sleep(0.05)
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def bare_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A control plane without CRDs."""
+    directory = tmp_path_factory.mktemp("control-plane")
+    plane = ControlPlane(directory)
+    try:
+        plane.start()
+        plane.kubectl("apply", "-f", str(ROOT / "deploy" / "rbac" / "controller.yaml"))
+        yield plane
+    finally:
+        plane.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+class Running:
+    """A control plane with CRDs and a running controller, and what was seen before the CRDs came."""
+
+    def __init__(self, plane: ControlPlane, controller: Controller) -> None:
+        self.plane = plane
+        self.controller = controller
+        self.before_crds: tuple[int, str] = (0, "")
+
+
+@pytest.fixture(scope="session")
+def running(bare_plane: ControlPlane) -> Iterator[Running]:
+    """A controller that was started before the CRDs were installed."""
+    controller = Controller(bare_plane)
+    both = Running(bare_plane, controller)
+    controller.start()
+    try:
+
+        def waits_for_crds() -> bool:
+            both.before_crds = controller.http("/readyz")
+            text = both.before_crds[1]
+            return text.count("CustomResourceDefinition") == 2 and "nodes" not in text
+
+        wait_for(waits_for_crds, "the controller to miss its CRDs", dump=lambda: bare_plane.log("controller"))
+        bare_plane.kubectl("apply", "-f", str(ROOT / "deploy" / "crds"))
+        wait_for(
+            lambda: controller.http("/readyz")[0] == 200,
+            "the controller to be ready",
+            dump=lambda: bare_plane.log("controller"),
+        )
+        yield both
+    finally:
+        controller.kill()
+
+
+class World:
+    """One test's own namespace and unique key in the shared cluster."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+        self.plane = running.plane
+        token = secrets.token_hex(4)
+        self.namespace = f"test-{token}"
+        self.key = f"zone-{token}"
+        self._nodes: list[str] = []
+        self.plane.kubectl("create", "namespace", self.namespace)
+
+    def node(self, name: str, value: str | None = None, **labels: str) -> str:
+        """Add a Node of the unit `value`; return its full name."""
+        full = f"{name}-{self.namespace}"
+        all_labels = {**labels, **({self.key: value} if value is not None else {})}
+        self.plane.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": full, "labels": all_labels}})
+        self._nodes.append(full)
+        return full
+
+    def deployment_grid(self, name: str = "grid", **changes: Any) -> Manifest:
+        """Return a DeploymentGrid; `changes` replace fields of its spec."""
+        labels = {"app": name[:63].rstrip("-.")}
+        template = {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": [{"name": "web", "image": "web:1", "ports": [{"containerPort": 80}]}]},
+            },
+        }
+        return self._grid("DeploymentGrid", name, {"gridUniqKey": self.key, "template": template, **changes})
+
+    def service_grid(self, name: str = "grid", **changes: Any) -> Manifest:
+        """Return a ServiceGrid for the pods of the DeploymentGrid of that name."""
+        template = {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 80}]}
+        return self._grid("ServiceGrid", name, {"gridUniqKey": self.key, "template": template, **changes})
+
+    def _grid(self, kind: str, name: str, spec: Manifest) -> Manifest:
+        metadata = {"name": name, "namespace": self.namespace}
+        return {"apiVersion": "tkeedge.io/v1", "kind": kind, "metadata": metadata, "spec": spec}
+
+    def children(self) -> dict[str, Manifest]:
+        """Return this namespace's Deployments by name."""
+        return {item["metadata"]["name"]: item for item in self.plane.list("deployments", self.namespace)}
+
+    def wait_children(self, *names: str) -> dict[str, Manifest]:
+        """Wait until exactly these Deployments exist, and return them."""
+        wait_for(lambda: self.children().keys() == set(names), f"the Deployments {names}", dump=self.dump)
+        return self.children()
+
+    def condition(self, name: str = "grid", type: str = "Ready", kind: str = "dg") -> Manifest:
+        """Return one condition of a grid, {} where there is none yet."""
+        grid = self.plane.get(kind, name, self.namespace) or {}
+        conditions: list[Manifest] = grid.get("status", {}).get("conditions", [])
+        return next((condition for condition in conditions if condition["type"] == type), {})
+
+    def wait_condition(self, reason: str, name: str = "grid", type: str = "Ready", kind: str = "dg") -> Manifest:
+        """Wait until a condition has this reason, and return it."""
+        wait_for(
+            lambda: self.condition(name, type, kind).get("reason") == reason,
+            f"{kind} {name}: {type} {reason}, not {self.condition(name, type, kind)}",
+            dump=self.dump,
+        )
+        return self.condition(name, type, kind)
+
+    def writes(self) -> list[str]:
+        """Return the controller's writes in this namespace so far, as verb, resource and name; events left out."""
+        return [
+            f"{event['verb']} {ref['resource']}{'/' + ref['subresource'] if 'subresource' in ref else ''} {ref['name']}"
+            for event in self.plane.audited()
+            for ref in [event["objectRef"]]
+            if ref.get("namespace") == self.namespace and ref["resource"] != "events"
+        ]
+
+    def dump(self) -> str:
+        """Return what helps to see why a wait was in vain."""
+        grids = self.plane.kubectl("get", "dg,sg,deploy,svc", "-n", self.namespace, "-o", "wide").stdout
+        return f"{grids}\n{self.plane.log('controller')}"
+
+    def clean(self) -> None:
+        """Remove nodes and namespace, without waiting for it."""
+        if self._nodes:
+            self.plane.kubectl("delete", "nodes", "--wait=false", "--ignore-not-found", *self._nodes)
+        self.plane.kubectl("delete", "namespace", "--wait=false", self.namespace)
+
+
+@pytest.fixture
+def world(running: Running) -> Iterator[World]:
+    """A namespace and a unique key of one's own in the shared cluster."""
+    world = World(running)
+    try:
+        yield world
+    finally:
+        world.clean()

@@ -1,8 +1,8 @@
 """Labs for tests: one that the whole run shares, and a factory for tests that break theirs.
 
-A test that uses either is marked `cluster` by itself. The programs are built before the first test, so that a cold cache
-(minutes) does not count against a test's time limit. Nothing is skipped: a machine that cannot run a lab fails the tests
-with the sentence that says what it lacks.
+A test that uses either is marked `cluster` by itself. The programs are built before the first test, so that a cold
+cache (minutes) does not count against a test's time limit. Nothing is skipped: a machine that cannot run a lab fails
+the tests with the sentence that says what it lacks.
 """
 
 from __future__ import annotations

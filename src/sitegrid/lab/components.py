@@ -7,49 +7,16 @@ they name. Flags that differ from a component's default have their reason beside
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from sitegrid.lab import addresses
 from sitegrid.lab.addresses import NodeAddresses
+from sitegrid.lab.bootstrap import SYSTEM_NAMESPACE
+from sitegrid.lab.config import LabConfig
 from sitegrid.lab.layout import Layout
 from sitegrid.lab.network import in_netns
 from sitegrid.lab.processes import ProcessSpec
 from sitegrid.lab.sites import Node
-
-CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
-
-
-@dataclass(frozen=True, slots=True)
-class LabConfig:
-    """The supervisor's orders, written by `Lab.up` as JSON."""
-
-    name: str
-    binaries: Mapping[str, str]
-    """Path of each binary of the control plane, by its name."""
-    port: int
-    """The host's port of the API server."""
-    nodes: Sequence[Node]
-    controller: bool
-    agents: bool
-    user_namespace: bool
-    """Whether the lab has a user namespace of its own, being started without root."""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """Environment of every process."""
-
-    def write(self, path: Path) -> None:
-        """Write it to `path`."""
-        path.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> LabConfig:
-        """Read what `write` wrote."""
-        document = json.loads(path.read_text(encoding="utf-8"))
-        document["nodes"] = [Node(**node) for node in document["nodes"]]
-        return cls(**document)
 
 
 class Components:
@@ -123,6 +90,8 @@ class Components:
             "controller",
             *self._sitegrid("controller"),
             f"--kubeconfig={self._layout.pki / 'controller.kubeconfig'}",
+            f"--leader-elect-namespace={SYSTEM_NAMESPACE}",
+            "--identity=lab",  # a fixed one, so that after a crash it need not wait for its own Lease to run out
             f"--metrics-address={addresses.CONTROLLER_METRICS}",
             "-v",
         )

@@ -25,7 +25,7 @@ from typing import IO, Any, Final
 
 from sitegrid.lab import control
 from sitegrid.lab.binaries import ensure_binaries
-from sitegrid.lab.components import LabConfig
+from sitegrid.lab.config import LabConfig
 from sitegrid.lab.errors import LabError
 from sitegrid.lab.kubelet.sandbox import enter_argv
 from sitegrid.lab.layout import Layout, try_lock

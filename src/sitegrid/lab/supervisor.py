@@ -24,7 +24,8 @@ from typing import Any, Final
 from sitegrid.lab import addresses, control, network
 from sitegrid.lab.addresses import NodeAddresses
 from sitegrid.lab.bootstrap import ACCOUNTS, Bootstrap
-from sitegrid.lab.components import Components, LabConfig
+from sitegrid.lab.components import Components
+from sitegrid.lab.config import LabConfig
 from sitegrid.lab.credentials import NODE_CLIENTS, Credentials
 from sitegrid.lab.errors import LabError
 from sitegrid.lab.gateway import Gateway

@@ -113,8 +113,8 @@ class PodWorker:
         return self._gone.is_set() or "deletionTimestamp" in pod["metadata"] or done
 
     def _status(self, pod: dict[str, Any]) -> dict[str, Any]:
-        if not self._record.containers:
-            return {}  # not set up yet, or done before this kubelet started: there is nothing to say
+        if self._gone.is_set() or not self._record.containers:
+            return {}  # nobody to tell, or (not set up yet, done before this kubelet started) nothing to say
         return status.pod_status(pod, self._record, host_ip=self._host.node_ip, now=utc_now())
 
     def _changed(self) -> None:

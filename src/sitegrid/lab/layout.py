@@ -91,11 +91,20 @@ class Layout:
 
 
 def try_lock(path: Path) -> int | None:
-    """Lock the file at `path`, made if missing; return the descriptor that holds the lock, None if another does."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    """Lock the file at `path`, made if missing; return the descriptor that holds the lock, None if another does.
+
+    Raises OSError where the directory is gone.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between open and lock another `down` may have removed the file: then this lock protects nothing.
+            if os.fstat(descriptor).st_ino == path.stat().st_ino:
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:
+            pass
         os.close(descriptor)
-        return None
-    return descriptor

@@ -1,4 +1,4 @@
-"""A real control plane for the controller's tests: etcd, kube-apiserver with an audit log, kube-controller-manager."""
+"""A real control plane for the controller's tests: etcd, kube-apiserver (audited), kube-controller-manager."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class ControlPlane:
         found: Manifest | None = json.loads(result.stdout) if result.stdout.strip() else None
         return found
 
-    def list(self, kind: str, namespace: str, selector: str = "") -> list[Manifest]:
+    def objects(self, kind: str, namespace: str, selector: str = "") -> list[Manifest]:
         """Return objects by label."""
         result = self.kubectl("get", kind, "-n", namespace, "-o", "json", f"--selector={selector}")
         items: list[Manifest] = json.loads(result.stdout)["items"]
@@ -314,6 +314,12 @@ def _free_port() -> int:
         return port
 
 
+@pytest.fixture(name="wait_for")
+def _wait_for() -> Callable[..., None]:
+    """Wait for a condition."""
+    return wait_for
+
+
 @pytest.fixture(scope="session")
 def bare_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A control plane without CRDs."""
@@ -382,6 +388,25 @@ class World:
         self._nodes.append(full)
         return full
 
+    def pod(self, name: str, node: str, address: str, app: str = "grid") -> None:
+        """Add a ready pod on `node`, as a kubelet would have reported it."""
+        self.plane.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name, "namespace": self.namespace, "labels": {"app": app}},
+                "spec": {"nodeName": node, "containers": [{"name": "web", "image": "web:1"}]},
+            }
+        )
+        status = {
+            "phase": "Running",
+            "podIP": address,
+            "podIPs": [{"ip": address}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        }
+        patch = ("--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+        self.plane.kubectl("patch", "pod", name, "-n", self.namespace, *patch)
+
     def deployment_grid(self, name: str = "grid", **changes: Any) -> Manifest:
         """Return a DeploymentGrid; `changes` replace fields of its spec."""
         labels = {"app": name[:63].rstrip("-.")}
@@ -406,7 +431,7 @@ class World:
 
     def children(self) -> dict[str, Manifest]:
         """Return this namespace's Deployments by name."""
-        return {item["metadata"]["name"]: item for item in self.plane.list("deployments", self.namespace)}
+        return {item["metadata"]["name"]: item for item in self.plane.objects("deployments", self.namespace)}
 
     def wait_children(self, *names: str) -> dict[str, Manifest]:
         """Wait until exactly these Deployments exist, and return them."""
@@ -428,10 +453,32 @@ class World:
         )
         return self.condition(name, type, kind)
 
+    def wait_degraded(self, name: str = "grid") -> Manifest:
+        """Wait until a grid has a problem, and return the condition."""
+        wait_for(
+            lambda: self.condition(name, "Degraded").get("status") == "True", f"{name} to be degraded", dump=self.dump
+        )
+        return self.condition(name, "Degraded")
+
+    def wait_quiet(self, seconds: float = 2.0) -> None:
+        """Wait until the controller has written nothing in this namespace for some seconds."""
+        state = (self.writes(), time.monotonic())
+
+        def quiet() -> bool:
+            nonlocal state
+            writes = self.writes()
+            if writes != state[0]:
+                state = (writes, time.monotonic())
+            return time.monotonic() - state[1] >= seconds
+
+        wait_for(quiet, "the controller to be quiet", dump=self.dump)
+
     def writes(self) -> list[str]:
         """Return the controller's writes in this namespace so far, as verb, resource and name; events left out."""
         return [
-            f"{event['verb']} {ref['resource']}{'/' + ref['subresource'] if 'subresource' in ref else ''} {ref['name']}"
+            " ".join(
+                (event["verb"], "/".join((ref["resource"], ref.get("subresource", ""))).rstrip("/"), ref["name"])
+            )
             for event in self.plane.audited()
             for ref in [event["objectRef"]]
             if ref.get("namespace") == self.namespace and ref["resource"] != "events"

@@ -1,0 +1,105 @@
+"""The CRDs: fresh, structural, described, and free of defaults."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sitegrid.api.grids import LABEL_KEY_PATTERN
+from sitegrid.api.schema import DEFINITIONS, Definition, custom_resource_definition, to_yaml
+from sitegrid.cli.main import main
+
+CRDS = Path(__file__).parents[2] / "deploy" / "crds"
+
+every_definition = pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda definition: definition.kind)
+
+
+def _schemas(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every schema within `schema`, with its path."""
+    yield path, schema
+    for name, value in schema.get("properties", {}).items():
+        yield from _schemas(value, f"{path}.{name}")
+    if "items" in schema:
+        yield from _schemas(schema["items"], f"{path}[]")
+
+
+def _root(definition: Definition) -> dict[str, Any]:
+    schema: dict[str, Any] = custom_resource_definition(definition)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return schema
+
+
+def test_committed_files_are_fresh(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is in deploy/crds is what the types say."""
+    assert main(["crds", "--check", str(CRDS)]) == 0
+
+
+def test_stale_file_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--check fails for a changed, a missing and a left-over file, and says how to repair them."""
+    assert main(["crds", "--write", str(tmp_path)]) == 0
+    assert main(["crds", "--check", str(tmp_path)]) == 0
+    with (tmp_path / "servicegrids.yaml").open("a") as file:
+        file.write("# edited\n")
+    (tmp_path / "deploymentgrids.yaml").unlink()
+    (tmp_path / "old.yaml").write_text("")
+    assert main(["crds", "--check", str(tmp_path)]) == 1
+    message = capsys.readouterr().err
+    assert "deploymentgrids.yaml, old.yaml, servicegrids.yaml" in message
+    assert "sitegrid crds --write" in message
+
+
+def test_printed_crds_are_one_yaml_stream(capsys: pytest.CaptureFixture[str]) -> None:
+    """`sitegrid crds` prints what `kubectl apply -f -` takes."""
+    assert main(["crds"]) == 0
+    documents = [*yaml.safe_load_all(capsys.readouterr().out)]
+    assert documents == [custom_resource_definition(definition) for definition in DEFINITIONS]
+
+
+@every_definition
+def test_every_field_is_described(definition: Definition) -> None:
+    """`kubectl explain` has words for every field."""
+    undescribed = [path for path, schema in _schemas(_root(definition)) if not schema.get("description")]
+    assert undescribed == [".metadata"]  # Kubernetes describes that one itself
+
+
+@every_definition
+def test_schema_is_structural(definition: Definition) -> None:
+    """Every schema has a type, and none has what a structural schema may not have."""
+    for path, schema in _schemas(_root(definition)):
+        assert schema.get("type"), path
+        assert not schema.keys() & {"$ref", "title", "anyOf", "definitions"}, path
+
+
+@every_definition
+def test_schema_has_no_defaults(definition: Definition) -> None:
+    """A default would be written into the user's object (I3)."""
+    assert [path for path, schema in _schemas(_root(definition)) if "default" in schema] == []
+
+
+@every_definition
+def test_only_the_template_takes_unknown_fields(definition: Definition) -> None:
+    """Templates lose no field; a misspelt field anywhere else is told to the user."""
+    key = "x-kubernetes-preserve-unknown-fields"
+    assert [path for path, schema in _schemas(_root(definition)) if key in schema] == [".spec.template"]
+
+
+@every_definition
+def test_crd_is_small_enough_for_a_plain_apply(definition: Definition) -> None:
+    """kubectl apply keeps the object in an annotation, of at most 256 KiB."""
+    assert len(to_yaml(definition)) < 64 * 1024
+
+
+@pytest.mark.parametrize("key", ["zone", "topology.kubernetes.io/zone", "Zone_1.a", "a", "9/9"])
+def test_legal_keys_match(key: str) -> None:
+    """The pattern takes what a node can carry."""
+    assert re.match(LABEL_KEY_PATTERN, key)
+
+
+@pytest.mark.parametrize("key", ["", "-a", "a-", "a/b/c", "/a", "a/", "A/b", "a..b/c", "ä"])
+def test_illegal_keys_do_not_match(key: str) -> None:
+    """The pattern refuses what no node can carry."""
+    assert not re.match(LABEL_KEY_PATTERN, key)

@@ -24,6 +24,9 @@ UNIT: Final = f"{GROUP}/unit"
 UNIT_SERVICE_NAME: Final = f"{GROUP}/service-name"
 """On unit slices, in place of `SERVICE_NAME`, so that no other consumer sees them."""
 
+HEADLESS_SERVICE: Final = f"{GROUP}/headless"
+"""On unit slices of a Service that is itself headless (clusterIP None): their `HEADLESS` label is real and stays."""
+
 SERVICE_NAME: Final = "kubernetes.io/service-name"
 SERVICE_PROXY_NAME: Final = "service.kubernetes.io/service-proxy-name"
 HEADLESS: Final = "service.kubernetes.io/headless"

@@ -1,0 +1,221 @@
+"""Where the API server is and who the agent is to it: a kubeconfig written as JSON, or the Pod's own account.
+
+Two TLS contexts are made: one with the agent's client certificate for its own requests, one without for requests that
+are passed through, since a certificate would lend the agent's account to every client. Files are read again when they
+change (token and CA rotation). Called by `sitegrid.cli.agent` and `sitegrid.agent.upstream`.
+
+Invariant: the server's certificate is always verified; plain HTTP is accepted to loopback only (tests and stunnels).
+Held by ``tests/agent/test_credentials.py``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import json
+import os
+import ssl
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+class CredentialsError(Exception):
+    """The configuration cannot be used; the message says what to change."""
+
+
+class _Material:
+    """A certificate, key or CA: inline bytes or a file."""
+
+    __slots__ = ("data", "path")
+
+    def __init__(self, data: bytes = b"", path: str = "") -> None:
+        self.data = data
+        self.path = path
+
+    def __bool__(self) -> bool:
+        return bool(self.data or self.path)
+
+    def read(self) -> bytes:
+        try:
+            return self.data or Path(self.path).read_bytes()
+        except OSError as error:
+            raise CredentialsError(f"{self.path}: {error.strerror}") from error
+
+    def version(self) -> tuple[int, int]:
+        """Return what changes when the file does (a Secret volume swaps a symlink, so the inode counts)."""
+        if not self.path:
+            return (0, 0)
+        try:
+            stat = Path(self.path).stat()
+        except OSError:
+            return (0, 0)
+        return (stat.st_mtime_ns, stat.st_ino)
+
+
+class Credentials:
+    """Address, trust and identity. Raises `CredentialsError`."""
+
+    def __init__(
+        self,
+        server: str,
+        *,
+        ca: _Material | None = None,
+        certificate: _Material | None = None,
+        key: _Material | None = None,
+        token: _Material | None = None,
+        server_name: str = "",
+    ) -> None:
+        parts = urlsplit(server)
+        if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.username:
+            raise CredentialsError(f"server {server!r} is not an https:// address")
+        if parts.scheme == "http" and not is_loopback(parts.hostname):
+            raise CredentialsError(f"server {server!r}: plain HTTP is accepted to loopback only")
+        if parts.path.rstrip("/"):
+            raise CredentialsError(f"server {server!r}: a path behind the address is not supported")
+        self.host: str = parts.hostname
+        self.tls = parts.scheme == "https"
+        self.port: int = parts.port or (443 if self.tls else 80)
+        self.server_name = server_name or self.host
+        self._ca = ca or _Material()
+        self._certificate = certificate or _Material()
+        self._key = key or _Material()
+        self._token = token or _Material()
+        self._contexts: dict[bool, tuple[object, ssl.SSLContext]] = {}
+
+    @property
+    def host_header(self) -> str:
+        """Return the value of the Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+    def token(self) -> str:
+        """Return the agent's current bearer token, empty without one."""
+        return self._token.read().decode().strip() if self._token else ""
+
+    def context(self, *, as_agent: bool) -> ssl.SSLContext | None:
+        """Return the TLS context, with the agent's certificate only when asked `as_agent`; None for plain HTTP."""
+        if not self.tls:
+            return None
+        version = (self._ca.version(), self._certificate.version(), self._key.version())
+        cached = self._contexts.get(as_agent)
+        if cached is not None and cached[0] == version:
+            return cached[1]
+        context = self._new_context(as_agent=as_agent)
+        self._contexts[as_agent] = (version, context)
+        return context
+
+    def _new_context(self, *, as_agent: bool) -> ssl.SSLContext:
+        try:
+            if self._ca:
+                context = ssl.create_default_context(cadata=self._ca.read().decode())
+            else:
+                context = ssl.create_default_context()
+            context.set_alpn_protocols(["http/1.1"])
+            if as_agent and self._certificate:
+                with _as_file(self._certificate) as certificate, _as_file(self._key) as key:
+                    context.load_cert_chain(certificate.name, key.name)
+        except (ssl.SSLError, UnicodeDecodeError, OSError) as error:
+            raise CredentialsError(f"certificates cannot be used: {error}") from error
+        return context
+
+
+class _as_file:
+    """Give bytes a file name without touching a disk: the ssl module loads certificates from files only."""
+
+    def __init__(self, material: _Material) -> None:
+        self._descriptor = os.memfd_create("sitegrid-certificate")
+        os.write(self._descriptor, material.read())
+        self.name = f"/proc/self/fd/{self._descriptor}"
+
+    def __enter__(self) -> _as_file:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._descriptor)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether `host` is a loopback address or `localhost`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def from_kubeconfig(path: str) -> Credentials:
+    """Return the current context of the kubeconfig at `path`, which must be written as JSON."""
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CredentialsError(f"{path}: {error}") from error
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CredentialsError(
+            f"{path} is not JSON; the agent carries no YAML reader, "
+            "so write it with `kubectl config view --raw --minify --flatten -o json`"
+        ) from error
+    try:
+        context = _named(config, "contexts", config["current-context"])["context"]
+        cluster = _named(config, "clusters", context["cluster"])["cluster"]
+        user = _named(config, "users", context["user"])["user"]
+        return _from_parts(path, cluster, user)
+    except (KeyError, TypeError) as error:
+        raise CredentialsError(f"{path}: {error} is missing or not what a kubeconfig has there") from error
+
+
+def _named(config: dict[str, Any], section: str, name: str) -> dict[str, Any]:
+    for entry in config[section]:
+        if entry["name"] == name:
+            found: dict[str, Any] = entry
+            return found
+    raise KeyError(f"{name} in {section}")
+
+
+def _from_parts(path: str, cluster: dict[str, Any], user: dict[str, Any]) -> Credentials:
+    if cluster.get("insecure-skip-tls-verify"):
+        raise CredentialsError(f"{path}: insecure-skip-tls-verify is refused; give the certificate authority")
+    for way in ("exec", "auth-provider", "username"):
+        if user.get(way):
+            raise CredentialsError(f"{path}: `{way}` is not supported; use a token or a client certificate")
+    token = _Material(data=user["token"].encode()) if user.get("token") else _Material(path=user.get("tokenFile", ""))
+    return Credentials(
+        cluster["server"],
+        ca=_material(path, cluster, "certificate-authority"),
+        certificate=_material(path, user, "client-certificate"),
+        key=_material(path, user, "client-key"),
+        token=token,
+        server_name=cluster.get("tls-server-name", ""),
+    )
+
+
+def _material(path: str, section: dict[str, Any], name: str) -> _Material:
+    inline = section.get(f"{name}-data")
+    if inline:
+        try:
+            return _Material(data=base64.b64decode(inline, validate=True))
+        except (binascii.Error, ValueError) as error:
+            raise CredentialsError(f"{path}: {name}-data is not base64") from error
+    file = section.get(name, "")
+    # Relative paths are relative to the kubeconfig (client-go tools/clientcmd/loader.go).
+    return _Material(path=str(Path(path).parent / file) if file else "")
+
+
+def in_cluster(server: str = "", token_file: str = "", ca_file: str = "") -> Credentials:
+    """Return the Pod's own account; each argument replaces what Kubernetes mounts or sets."""
+    if not server:
+        host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+        if not host:
+            raise CredentialsError("no API server: give --kubeconfig or --server, or run in a Pod")
+        server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    return Credentials(
+        server,
+        ca=_Material(path=ca_file or str(_ACCOUNT / "ca.crt")),
+        token=_Material(path=token_file or str(_ACCOUNT / "token")),
+    )

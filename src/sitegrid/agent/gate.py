@@ -1,0 +1,150 @@
+"""The one place that decides how a request is answered, from its method and path alone.
+
+Everything that could show an EndpointSlice, Endpoints or a Service is recognised here and sent to the one handler that
+filters it; all else is passed through. A path that is not written plainly (percent-encoding, empty or dot segments) is
+read in every way that the API server might read it, and refused when any of them is guarded.
+
+Invariant I1: there is no spelling of a path to endpoints that is passed through.
+Held by ``tests/agent/test_gate.py``, which tries spellings, and ``tests/agent/test_closure.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from sitegrid.wire.resources import ENDPOINTSLICES, SERVICES, Resource
+
+_PLAIN: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+/?|/")
+_DECODINGS: Final = 3
+
+
+class Kind(Enum):
+    """How a request is answered."""
+
+    OWN = "own"
+    """The agent's own pages under /sitegrid/."""
+    VIEW = "view"
+    """LIST or WATCH of EndpointSlices or Services, from a view."""
+    OBJECT = "object"
+    """GET of one EndpointSlice, Service or Endpoints: asked for upstream and looked at before it is shown."""
+    ENDPOINTS = "endpoints"
+    """LIST or WATCH of core/v1 Endpoints: passed through with a selector that leaves grids out."""
+    REFUSED = "refused"
+    """Answered with `status` and `message`."""
+    PASS = "pass"
+    """Passed through as it is."""
+
+
+class Route(NamedTuple):
+    """A decision. `resource` is None for Endpoints; `watch` is set for the deprecated /watch/ paths."""
+
+    kind: Kind
+    resource: Resource | None = None
+    namespace: str = ""
+    name: str = ""
+    watch: bool = False
+    status: int = 0
+    message: str = ""
+
+
+_PASS: Final = Route(Kind.PASS)
+
+
+class _Target(NamedTuple):
+    """What a plain path names: `plural` guarded, `rest` what follows the object's name."""
+
+    group_version: str
+    plural: str
+    namespace: str
+    name: str
+    watch: bool
+    rest: tuple[str, ...]
+
+
+def decide(method: str, target: str) -> Route:
+    """Return how a request with this method and target (path and query as sent) is answered."""
+    if not target.startswith("/") or "#" in target:
+        return _refuse(400, "the request target is not a path")
+    path = target.partition("?")[0]
+    if path.startswith("/sitegrid/"):
+        return Route(Kind.OWN, name=path)
+    if not _is_plain(path):
+        if any(_guarded(reading) for reading in _readings(path)):
+            return _refuse(400, "the path is not written plainly")
+        return _PASS
+    found = _guarded(path)
+    if found is None:
+        return _PASS
+    if path.endswith("/"):
+        return _refuse(404, "the server could not find the requested resource")
+    return _decide_guarded(method, found)
+
+
+def _refuse(status: int, message: str) -> Route:
+    return Route(Kind.REFUSED, status=status, message=message)
+
+
+def _is_plain(path: str) -> bool:
+    return _PLAIN.fullmatch(path) is not None and not {".", ".."} & set(path.split("/"))
+
+
+def _readings(path: str) -> set[str]:
+    """Return the paths that `path` might be taken for: decoded up to three times, each also cleaned of dots."""
+    readings = set()
+    for _ in range(_DECODINGS):
+        segments: list[str] = []
+        for segment in path.replace("\\", "/").split("/"):
+            if segment == ".." and segments:
+                segments.pop()
+            elif segment not in ("", ".", ".."):
+                segments.append(segment)
+        readings |= {"/" + "/".join(segments), "/" + "/".join(s for s in path.split("/") if s)}
+        path = unquote_to_bytes(path).decode("latin-1")
+    return {reading.split("?")[0].split("#")[0].split(";")[0] for reading in readings} | readings
+
+
+def _guarded(path: str) -> _Target | None:
+    """Return what guarded resource `path` names, None for all else."""
+    segments = [segment for segment in path.split("/") if segment]
+    if len(segments) >= 3 and segments[0] == "api":
+        group_version, rest = segments[1], segments[2:]
+        plurals = {"services", "endpoints"}
+    elif len(segments) >= 4 and segments[:2] == ["apis", "discovery.k8s.io"]:
+        group_version, rest = segments[2], segments[3:]
+        plurals = {"endpointslices"}
+    else:
+        return None
+    watch = rest[0] == "watch"
+    if watch:
+        rest = rest[1:]
+    namespace = ""
+    if len(rest) >= 3 and rest[0] == "namespaces":
+        namespace, rest = rest[1], rest[2:]
+    if not rest or rest[0] not in plurals:
+        return None
+    name = rest[1] if len(rest) > 1 else ""
+    return _Target(group_version, rest[0], namespace, name, watch, tuple(rest[2:]))
+
+
+def _decide_guarded(method: str, target: _Target) -> Route:
+    if target.group_version != "v1":
+        # discovery.k8s.io/v1beta1 ended with Kubernetes 1.25; a version that we do not know is not passed on.
+        return _refuse(404, "the server could not find the requested resource")
+    if target.rest:
+        if target.plural == "services" and not target.watch:
+            return _PASS  # status, proxy and other subresources show no endpoint
+        return _refuse(404, "the server could not find the requested resource")
+    if target.plural == "services" and method not in ("GET", "HEAD") and not target.watch:
+        return _PASS
+    if method != "GET":
+        return _refuse(405, f"the agent serves {target.plural} for reading only; write to the API server itself")
+    resource = {"services": SERVICES, "endpointslices": ENDPOINTSLICES}.get(target.plural)
+    if target.name and not target.namespace:
+        return _refuse(404, "the server could not find the requested resource")
+    if target.name and not target.watch:
+        return Route(Kind.OBJECT, resource, target.namespace, target.name)
+    kind = Kind.VIEW if resource is not None else Kind.ENDPOINTS
+    return Route(kind, resource, target.namespace, target.name, target.watch)

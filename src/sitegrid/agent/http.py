@@ -1,0 +1,395 @@
+"""The agent's HTTP/1.1 server side: asyncio.Protocol and httptools, one request at a time per connection.
+
+Strict where requests could be read in two ways: both framings at once, repeated Host, Content-Length,
+Transfer-Encoding or Authorization, and any transfer coding but `chunked` are 400 and close the connection. Limits on
+heads, connections and waiting times keep one client from starving the others. A handler reads `Request.body` and
+answers with `Connection.respond`, or `start`, `send` and `finish`; `send` waits while the client does not read.
+
+Invariant: what the parser and the API server could understand differently is not passed on.
+Held by ``tests/agent/test_http.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from http import HTTPStatus
+from typing import Final, cast
+
+import httptools
+
+from sitegrid.agent.metrics import Metrics
+from sitegrid.wire.status import Status
+
+MAX_HEAD: Final = 64 * 1024
+MAX_TARGET: Final = 16 * 1024
+MAX_CONNECTIONS: Final = 256
+HEAD_TIMEOUT: Final = 15.0
+"""Seconds for a request head to arrive once its connection is open or its first byte is there."""
+IDLE_TIMEOUT: Final = 300.0
+"""Seconds that a connection may rest between requests; longer than client-go's 90, so that the client closes first."""
+STALL_TIMEOUT: Final = 60.0
+"""Seconds that a client may leave a finished short answer unread, or a request body unsent."""
+_BODY_BUFFER: Final = 64 * 1024
+_PIPELINE: Final = 8
+
+_ONCE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"upgrade", b"expect"})
+
+
+class Disconnected(ConnectionError):
+    """The client is gone, or is cut off."""
+
+
+class Body:
+    """A request's body, or what arrives after an upgrade: pieces in order, then the empty one."""
+
+    def __init__(self, flow: Callable[[bool], None]) -> None:
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._ended = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._flow = flow
+
+    def feed(self, data: bytes) -> None:
+        """Add a piece."""
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size > _BODY_BUFFER:
+            self._flow(False)
+        self._wake()
+
+    def end(self) -> None:
+        """Say that there is no more."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def read(self, timeout: float | None = STALL_TIMEOUT) -> bytes:
+        """Return the next piece, empty at the end. Raises `Disconnected` after `timeout` seconds without one."""
+        while not self._pieces:
+            if self._ended:
+                return b""
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await asyncio.wait_for(self._waiter, timeout)
+            except TimeoutError as error:
+                raise Disconnected("request body stalled") from error
+        data = self._pieces.popleft()
+        self._size -= len(data)
+        if self._size <= _BODY_BUFFER:
+            self._flow(True)
+        return data
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether everything has arrived and was read."""
+        return self._ended and not self._pieces
+
+
+class Request:
+    """One request head and its body; header names are in lower case, `target` is as sent."""
+
+    __slots__ = ("body", "chunked", "complete", "headers", "http10", "keep_alive", "method", "target", "upgrade")
+
+    def __init__(self, body: Body) -> None:
+        self.method = ""
+        self.target = ""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.keep_alive = True
+        self.upgrade = False
+        self.chunked = False
+        self.complete = False
+        self.http10 = False
+        self.body = body
+
+    def header(self, name: bytes) -> str:
+        """Return the values of header `name` (lower case) joined by commas, empty without it."""
+        return ",".join(value.decode("latin-1") for key, value in self.headers if key == name)
+
+
+Handler = Callable[[Request, "Connection"], Awaitable[None]]
+
+
+class Connection(asyncio.Protocol):
+    """One client. `handler` is called for each request; what it leaves unanswered closes the connection."""
+
+    def __init__(self, handler: Handler, metrics: Metrics, connections: set[Connection]) -> None:
+        self._handler = handler
+        self._metrics = metrics
+        self._connections = connections
+        self._parser = httptools.HttpRequestParser(self)
+        self._requests: deque[Request] = deque()
+        self._current: Request | None = None
+        self._serving: Request | None = None
+        self._head_bytes = 0
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._arrived = asyncio.Event()
+        self._raw: Body | None = None
+        self._broken: Status | None = None
+        self._keep_alive = True
+        self._chunked = False
+        self.started = False
+        """Whether a response to the current request has begun."""
+
+    # What asyncio calls.
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection, or turn it away when there are too many."""
+        self.transport = cast(asyncio.Transport, transport)
+        if len(self._connections) >= MAX_CONNECTIONS:
+            self.transport.abort()
+            return
+        self._connections.add(self)
+        self._metrics.set("connections", len(self._connections))
+        self._task = asyncio.get_running_loop().create_task(self._serve(), name="client")
+        self._arm(HEAD_TIMEOUT)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop whatever is being done for the client."""
+        self._connections.discard(self)
+        self._metrics.set("connections", len(self._connections))
+        self._disarm()
+        self._writable.set()
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as we write."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; a request that cannot be understood is answered 400 after those before it."""
+        if self._raw is not None:
+            self._raw.feed(data)
+            return
+        if self._broken is not None:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._begin_raw(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(str(cause) if isinstance(cause, _Malformed) else "malformed HTTP request")
+        except _Malformed as error:
+            self._refuse(str(error))
+
+    def _refuse(self, message: str) -> None:
+        self._broken = Status(400, message)
+        self._arrived.set()
+
+    def _begin_raw(self, rest: bytes) -> None:
+        """Treat everything behind an upgrade request as its body."""
+        request = self._requests[-1] if self._requests else self._current_request
+        self._raw = Body(self._flow)
+        request.body = self._raw
+        if rest:
+            self._raw.feed(rest)
+
+    def _flow(self, on: bool) -> None:
+        if self.transport.is_closing():
+            return
+        if on:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
+    def _arm(self, seconds: float) -> None:
+        self._disarm()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # What the parser calls.
+    def on_message_begin(self) -> None:
+        """Begin a request head."""
+        if len(self._requests) >= _PIPELINE:
+            raise _Malformed("too many pipelined requests")
+        self._current = Request(Body(self._flow))
+        self._head_bytes = 0
+        if self._timer is not None:
+            self._arm(HEAD_TIMEOUT)
+
+    @property
+    def _current_request(self) -> Request:
+        if self._current is None:
+            raise _Malformed("malformed HTTP request")
+        return self._current
+
+    def on_url(self, url: bytes) -> None:
+        """Keep (a piece of) the target."""
+        request = self._current_request
+        request.target += url.decode("latin-1")
+        if len(request.target) > MAX_TARGET:
+            raise _Malformed("request target is too long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; trailers are refused, since they come after the decision about the request."""
+        if self._current_request.complete:
+            raise _Malformed("trailers are not supported")
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > MAX_HEAD:
+            raise _Malformed("request head is too large")
+        self._current_request.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Check the head and hand the request over."""
+        request = self._current_request
+        request.method = self._parser.get_method().decode("latin-1")
+        request.http10 = self._parser.get_http_version() != "1.1"
+        request.keep_alive = self._parser.should_keep_alive() and not request.http10
+        request.upgrade = bool(self._parser.should_upgrade())
+        self._check(request)
+        request.complete = True
+        self._requests.append(request)
+        self._disarm()
+        self._arrived.set()
+
+    def _check(self, request: Request) -> None:
+        names = [name for name, _ in request.headers]
+        for name in _ONCE:
+            if names.count(name) > 1:
+                raise _Malformed(f"header {name.decode()} is repeated")
+        if b"host" not in names and not request.http10:
+            raise _Malformed("header host is missing")
+        if b"transfer-encoding" in names:
+            if b"content-length" in names:
+                raise _Malformed("content-length and transfer-encoding contradict each other")
+            if request.header(b"transfer-encoding").strip().lower() != "chunked" or request.http10:
+                raise _Malformed("only the chunked transfer coding is known")
+            request.chunked = True
+
+    def on_body(self, data: bytes) -> None:
+        """Pass a piece of the body on."""
+        self._current_request.body.feed(data)
+
+    def on_message_complete(self) -> None:
+        """End the body."""
+        self._current_request.body.end()
+
+    # The loop over requests.
+    async def _serve(self) -> None:
+        try:
+            while True:
+                request = await self._next()
+                if request is None:
+                    return
+                self.started = False
+                self._serving = request
+                self._keep_alive = request.keep_alive and not request.upgrade
+                await self._handler(request, self)
+                if not self.started or not self._keep_alive or not await self._skip(request.body):
+                    return
+                if not self._requests:
+                    self._arm(IDLE_TIMEOUT)
+        except Disconnected:
+            pass
+        finally:
+            self.transport.close()
+            # A peer that never reads must not hold the closing connection open.
+            if self.transport.get_write_buffer_size():
+                self._arm(STALL_TIMEOUT)
+
+    async def _next(self) -> Request | None:
+        """Return the next request; None once the client's bytes made no sense (it is told so)."""
+        while not self._requests:
+            if self._broken is not None:
+                self._keep_alive = False
+                self._metrics.add("refused_total", label="400")
+                await self.respond(400, [(b"content-type", b"application/json")], self._broken.to_json())
+                return None
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._requests.popleft()
+
+    async def _skip(self, body: Body) -> bool:
+        """Read what is left of a body, so that the next request is found; give up on a large one."""
+        for _ in range(64):
+            if body.finished:
+                return True
+            await body.read()
+        return body.finished
+
+    # What handlers use.
+    async def respond(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send a whole response."""
+        lines = [*headers, (b"content-length", b"%d" % len(body))]
+        self._write_head(status, lines)
+        self.transport.write(body)
+        await self._drain(STALL_TIMEOUT)
+
+    async def start(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]], *, length: int | None = None, no_body: bool = False
+    ) -> None:
+        """Begin a response whose body follows in pieces, of `length` bytes in all when that is known."""
+        lines = list(headers)
+        self._chunked = False
+        if length is not None:
+            lines.append((b"content-length", b"%d" % length))
+        elif not no_body:
+            # HTTP/1.0 knows no chunks: there the end of the connection ends the body.
+            self._chunked = self._serving is None or not self._serving.http10
+            if self._chunked:
+                lines.append((b"transfer-encoding", b"chunked"))
+        self._write_head(status, lines)
+        await self._drain(STALL_TIMEOUT)
+
+    def _write_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.started = True
+        phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Unknown"
+        if not self._keep_alive and status != 101:
+            headers = [*headers, (b"connection", b"close")]
+        lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+        self.transport.write(b"HTTP/1.1 %d %s\r\n%s\r\n" % (status, phrase.encode(), lines))
+
+    async def send(self, data: bytes, timeout: float | None = None) -> None:
+        """Send a piece of the body, and wait while the client is behind. Raises `Disconnected`."""
+        if not data:
+            return
+        self.transport.write(b"%x\r\n%s\r\n" % (len(data), data) if self._chunked else data)
+        await self._drain(timeout)
+
+    async def finish(self) -> None:
+        """End a body that was sent in pieces."""
+        if self._chunked:
+            self.transport.write(b"0\r\n\r\n")
+            await self._drain(STALL_TIMEOUT)
+
+    def proceed(self) -> None:
+        """Tell a client that waits for it to send its body (100 Continue)."""
+        self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    async def _drain(self, timeout: float | None) -> None:
+        if self.transport.is_closing():
+            raise Disconnected("the client is gone")
+        if self._writable.is_set():
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                await self._writable.wait()
+        except TimeoutError as error:
+            self.abort()
+            raise Disconnected("the client does not read") from error
+        if self.transport.is_closing():
+            raise Disconnected("the client is gone")
+
+    def abort(self) -> None:
+        """Cut the client off at once."""
+        self.transport.abort()
+
+
+class _Malformed(Exception):
+    """A request that cannot be understood in exactly one way."""

@@ -1,0 +1,61 @@
+"""Counters of one agent, in Prometheus' text format.
+
+A few integers do not justify a client library of 8 MB. Everything that is refused, cut off or not understood is
+counted here (I6: nothing is dropped silently). Shown under ``/sitegrid/metrics``. Held by ``tests/agent/test_server.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_HELP: Final = {
+    "upstream_bytes_total": "Bytes read from the API server for the agent's own watches and lists.",
+    "upstream_events_total": "Watch events read from the API server.",
+    "upstream_failures_total": "Watches and lists that ended in an error, by reason.",
+    "relists_total": "Full lists after the first one of each source.",
+    "undecodable_total": "Objects or events from the API server that could not be understood and were not shown.",
+    "requests_total": "Requests of clients, by how they were answered.",
+    "without_credentials_total": "Requests passed through without credentials (client-go sends none to http://).",
+    "refused_total": "Requests refused because the answer could not be given exactly, by status code.",
+    "slow_clients_total": "Watches cut off because the client did not keep up.",
+    "events_sent_total": "Watch events sent to clients.",
+    "connections": "Open client connections.",
+    "sources": "Upstream watches.",
+    "views": "Views of clients.",
+    "watchers": "Open watches of clients.",
+    "units": "Units that this node belongs to.",
+}
+
+
+class Metrics:
+    """Named numbers; `label` tells series of one name apart."""
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[str, str], float] = {}
+
+    def add(self, name: str, amount: float = 1, label: str = "") -> None:
+        """Add `amount` to a series."""
+        self._values[name, label] = self._values.get((name, label), 0) + amount
+
+    def set(self, name: str, value: float) -> None:
+        """Set a series to `value`."""
+        self._values[name, ""] = value
+
+    def get(self, name: str, label: str = "") -> float:
+        """Return the value of a series, 0 if there is none."""
+        return self._values.get((name, label), 0)
+
+    def render(self) -> bytes:
+        """Return all series as text."""
+        lines = []
+        for name, text in _HELP.items():
+            kind = "counter" if name.endswith("_total") else "gauge"
+            lines += [f"# HELP sitegrid_agent_{name} {text}", f"# TYPE sitegrid_agent_{name} {kind}"]
+            series = sorted((label, value) for (known, label), value in self._values.items() if known == name)
+            for label, value in series or [("", 0.0)]:
+                lines.append(
+                    f'sitegrid_agent_{name}{{reason="{label}"}} {value:g}'
+                    if label
+                    else f"sitegrid_agent_{name} {value:g}"
+                )
+        return "\n".join(lines).encode() + b"\n"

@@ -1,0 +1,52 @@
+"""The units of the agent's own node: what decides whose endpoints may be shown.
+
+Only the node's metadata is watched. Until the first complete answer the units are unknown, and unknown is not empty:
+then nothing is answered at all. A node that does not exist is in no unit.
+
+Invariant I1: `units` holds the ids of the node's current labels and nothing else. Held by ``tests/agent/test_node.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sitegrid.agent.source import Source, SourceKey
+from sitegrid.wire.codec import PROTOBUF, Item
+from sitegrid.wire.labels import unit_id
+from sitegrid.wire.resources import NODES
+
+
+def node_source_key(name: str) -> SourceKey:
+    """Return what to ask for to follow node `name`."""
+    return SourceKey(NODES, "", "", f"metadata.name={name}", PROTOBUF, metadata_only=True)
+
+
+class NodeUnits:
+    """Follows the node source; calls `changed` whenever `units` or `known` changed."""
+
+    def __init__(self, name: str, source: Source, changed: Callable[[], None]) -> None:
+        self.name = name
+        self.known = False
+        self.units: frozenset[str] = frozenset()
+        self._source = source
+        self._changed = changed
+        source.listeners.append(self)
+
+    def source_changed(self, source: Source, key: str, deleted: Item | None) -> None:
+        """The node changed or is gone."""
+        self._update()
+
+    def source_progressed(self, source: Source) -> None:
+        """The node source may have synced."""
+        self._update()
+
+    def _update(self) -> None:
+        if not self._source.synced:
+            return
+        node = self._source.objects.get(self.name)
+        labels = self._source.key.codec.labels(node) if node is not None else {}
+        # The empty value is no unit (a NodeUnit is all nodes with the same non-empty value).
+        units = frozenset(unit_id(key, value) for key, value in labels.items() if value)
+        if not self.known or units != self.units:
+            self.known, self.units = True, units
+            self._changed()

@@ -1,0 +1,136 @@
+"""Passes a request through to the API server as a stream: any method, body, long watch or upgrade.
+
+What goes upstream is what the client sent, its own Authorization included, and nothing of the agent's: neither token
+nor client certificate. Hop-by-hop headers are dropped and the body is framed anew, so that both sides can only read it
+in one way. Called by the server for everything that the gate does not guard.
+
+Invariant: the agent's account is never lent. Held by ``tests/agent/test_passthrough.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+from sitegrid.agent.http import Connection, Disconnected, Request
+from sitegrid.agent.upstream import Exchange, Upstream, UpstreamError
+
+_HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+    }
+    | {b"transfer-encoding", b"upgrade", b"expect", b"host", b"content-length"}
+)
+_LONG: Final = 3600.0 * 4
+"""Seconds that the API server may take to begin its answer to a passed request (it may be an attach or a wait)."""
+
+
+def end_to_end(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the headers that are meant for the other end, without those that the Connection header names."""
+    named = {
+        token.strip().lower()
+        for name, value in headers
+        if name.lower() == b"connection"
+        for token in value.split(b",")
+    }
+    return [(name, value) for name, value in headers if name.lower() not in _HOP_BY_HOP | named]
+
+
+def _request_headers(request: Request) -> list[tuple[str, str]]:
+    headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in end_to_end(request.headers)]
+    if request.upgrade:
+        headers += [("Connection", "Upgrade"), ("Upgrade", request.header(b"upgrade"))]
+    elif request.chunked:
+        headers.append(("Transfer-Encoding", "chunked"))
+    elif length := request.header(b"content-length"):
+        headers.append(("Content-Length", length))
+    return headers
+
+
+async def open_as_client(
+    request: Request, upstream: Upstream, target: str, headers: list[tuple[str, str]] | None = None
+) -> Exchange:
+    """Send the request's head to `target` with the client's own credentials only. Raises `UpstreamError`."""
+    return await upstream.open(
+        request.method, target, _request_headers(request) if headers is None else headers, as_agent=False
+    )
+
+
+async def forward(request: Request, connection: Connection, upstream: Upstream, target: str) -> None:
+    """Pass the request to `target` and the answer back. Raises `UpstreamError` while nothing is answered yet."""
+    exchange = await open_as_client(request, upstream, target)
+    sender: asyncio.Task[None] | None = None
+    try:
+        if not request.upgrade:
+            if request.header(b"expect").lower() == "100-continue":
+                connection.proceed()
+            sender = asyncio.get_running_loop().create_task(_send_body(request, exchange))
+        await exchange.head(_LONG)
+        if exchange.upgraded:
+            await _splice(request, connection, exchange)
+        else:
+            await _relay(connection, exchange, head_only=request.method == "HEAD")
+    except UpstreamError:
+        if connection.started:
+            # Half an answer is out: only the end of the connection tells the client that the rest is missing.
+            connection.abort()
+            raise Disconnected("the API server's answer broke off") from None
+        raise
+    finally:
+        if sender is not None:
+            sender.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+                await sender
+        exchange.close()
+
+
+async def _send_body(request: Request, exchange: Exchange) -> None:
+    while data := await request.body.read():
+        await exchange.send(b"%x\r\n%s\r\n" % (len(data), data) if request.chunked else data)
+    if request.chunked:
+        await exchange.send(b"0\r\n\r\n")
+
+
+async def _relay(connection: Connection, exchange: Exchange, *, head_only: bool) -> None:
+    length = exchange.header(b"content-length")
+    no_body = head_only or exchange.status in (204, 304)
+    await connection.start(
+        exchange.status,
+        end_to_end(exchange.headers),
+        length=int(length) if length.isdigit() else None,
+        no_body=no_body,
+    )
+    if no_body:
+        return
+    async for chunk in exchange.body():
+        await connection.send(chunk)
+    await connection.finish()
+
+
+async def _splice(request: Request, connection: Connection, exchange: Exchange) -> None:
+    """Copy both ways until either side ends."""
+    headers = [*end_to_end(exchange.headers), (b"connection", b"Upgrade"), (b"upgrade", exchange.header(b"upgrade"))]
+    await connection.start(101, headers, no_body=True)
+
+    async def to_upstream() -> None:
+        while data := await request.body.read(None):
+            await exchange.send(data)
+
+    async def to_client() -> None:
+        while data := await exchange.read_raw():
+            await connection.send(data)
+
+    tasks = [asyncio.ensure_future(to_upstream()), asyncio.ensure_future(to_client())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

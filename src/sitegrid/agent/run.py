@@ -1,0 +1,140 @@
+"""Runs an agent: joins its parts, listens, and goes on until it is told to stop.
+
+Called by `sitegrid agent`. Binds to loopback only, unless told otherwise in so many words: whoever reaches the
+listener sees the node's endpoints without credentials. There are two listeners, a plain one and one with TLS: client-go
+does not send the token of its kubeconfig to a server with ``http://`` (client-go tools/clientcmd,
+IsConfigTransportTLS), so clients that need more than Services and EndpointSlices have to use the second. Held by ``tests/agent/test_run.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sitegrid.agent.credentials import Credentials, is_loopback
+from sitegrid.agent.hub import Hub
+from sitegrid.agent.metrics import Metrics
+from sitegrid.agent.server import Server
+from sitegrid.agent.upstream import Upstream, limit_tls_buffers
+
+_log = logging.getLogger(__name__)
+
+_CERTIFICATE_SECONDS: Final = 30.0
+"""How often the certificate file is looked at."""
+
+
+class ListenError(Exception):
+    """The address cannot be listened on; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one agent is told."""
+
+    node_name: str
+    credentials: Credentials
+    listen: str = "127.0.0.1:10351"
+    allow_non_loopback: bool = False
+    tls_listen: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+
+
+class _ServerCertificate:
+    """The certificate that the agent shows its clients; read again when the file changes."""
+
+    def __init__(self, certificate: str, key: str) -> None:
+        self._certificate = certificate
+        self._key = key
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context.set_alpn_protocols(["http/1.1"])
+        self._version = self._load()
+
+    def _load(self) -> int:
+        try:
+            version = Path(self._certificate).stat().st_mtime_ns
+            self.context.load_cert_chain(self._certificate, self._key)
+        except (OSError, ssl.SSLError) as error:
+            raise ListenError(f"{self._certificate}, {self._key}: {error}") from error
+        return version
+
+    async def follow(self) -> None:
+        """Load the files again whenever they change; what cannot be loaded is logged, and the old one stays."""
+        while True:
+            await asyncio.sleep(_CERTIFICATE_SECONDS)
+            try:
+                if Path(self._certificate).stat().st_mtime_ns != self._version:
+                    self._version = self._load()
+            except (ListenError, OSError) as error:
+                _log.error("the new certificate cannot be used: %s", error)
+
+
+def parse_listen(listen: str, *, allow_non_loopback: bool) -> tuple[str, int]:
+    """Return host and port of `listen`. Raises `ListenError`, also for an address that others can reach."""
+    host, colon, port = listen.rpartition(":")
+    host = host.strip("[]")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ListenError(f"listen address {listen!r} is not HOST:PORT")
+    if not is_loopback(host) and not allow_non_loopback:
+        raise ListenError(
+            f"listen address {listen!r} is not loopback: everyone who reaches it could read this node's endpoints "
+            "(--allow-non-loopback if that is what you want)"
+        )
+    return host, int(port)
+
+
+async def serve(settings: Settings, stop: asyncio.Event, listening: asyncio.Future[list[int]] | None = None) -> None:
+    """Run until `stop`; `listening` gets the ports, the plain one first. Raises `ListenError`."""
+    addresses = [settings.listen, *([settings.tls_listen] if settings.tls_listen else [])]
+    binds = [parse_listen(address, allow_non_loopback=settings.allow_non_loopback) for address in addresses]
+    certificate = _ServerCertificate(settings.tls_certificate, settings.tls_key) if settings.tls_listen else None
+    limit_tls_buffers()
+    metrics = Metrics()
+    upstream = Upstream(settings.credentials)
+    hub = Hub(settings.node_name, upstream, metrics)
+    server = Server(hub, upstream, metrics)
+    follower = asyncio.ensure_future(certificate.follow()) if certificate is not None else None
+    listeners: list[asyncio.Server] = []
+    try:
+        for (host, port), context in zip(
+            binds, (None, certificate.context if certificate is not None else None), strict=False
+        ):
+            listeners.append(await _listen(server, host, port, context))
+        ports = [listener.sockets[0].getsockname()[1] for listener in listeners]
+        _log.info("serving node %s on ports %s", settings.node_name, ports)
+        if listening is not None:
+            listening.set_result(ports)
+        # What is loaded now stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        await stop.wait()
+    finally:
+        for listener in listeners:
+            listener.close()
+        if follower is not None:
+            follower.cancel()
+        server.close()
+        hub.close()
+
+
+async def _listen(server: Server, host: str, port: int, context: ssl.SSLContext | None) -> asyncio.Server:
+    try:
+        return await server.listen(host, port, context)
+    except OSError as error:
+        raise ListenError(f"{host}:{port}: {error.strerror or error}") from error
+
+
+async def serve_until_signalled(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises `ListenError`."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(settings, stop)

@@ -1,0 +1,215 @@
+"""Answers LIST and WATCH from a view, as the API server would.
+
+A LIST is the view's items under the view's resourceVersion, paged on request. A WATCH is a place in the view's log
+that moves as fast as the client reads: initial events if it asks for them, then the log, then whatever is added, with a
+bookmark now and then. A client that lags so far that its place is gone is cut off and counted (I6).
+
+Called by the server; speaks to clients through `Connection`. Held by ``tests/agent/test_serve.py`` and, against the
+real API server, ``tests/agent/test_conformance.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from typing import Final
+
+from sitegrid.agent.http import Connection
+from sitegrid.agent.metrics import Metrics
+from sitegrid.agent.options import EXACT, ListOptions
+from sitegrid.agent.view import FellBehind, View
+from sitegrid.wire.codec import Item
+from sitegrid.wire.status import Status
+
+FRESH_TIMEOUT: Final = 3.0
+"""Seconds to wait for a resourceVersion that is not there yet (apiserver pkg/storage/cacher blockTimeout)."""
+BOOKMARK_SECONDS: Final = (45.0, 75.0)
+_WATCH_SECONDS: Final = (1800, 3600)
+"""How long a watch without timeoutSeconds lasts (the API server's --min-request-timeout, up to twice that)."""
+_BATCH: Final = 64 * 1024
+
+_EXPIRED_CONTINUE: Final = (
+    "The provided continue parameter is too old to display a consistent list result. You can start a new list without "
+    "the continue parameter."
+)
+
+
+class Answer(Exception):
+    """The request is answered with `status` instead of objects."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.message)
+        self.status = status
+
+
+def too_large(wanted: int, current: int) -> Answer:
+    """Return the API server's answer to a resourceVersion that it has not reached."""
+    return Answer(
+        Status(
+            504,
+            f"Timeout: Too large resource version: {wanted}, current: {current}",
+            retry_after=1,
+            causes=(("ResourceVersionTooLarge", "Too large resource version", ""),),
+        )
+    )
+
+
+async def _wait_fresh(view: View, rv: int) -> None:
+    """Wait for the view to reach `rv`. Raises `Answer` when it does not in time."""
+    try:
+        async with asyncio.timeout(FRESH_TIMEOUT):
+            while view.expose_rv() < rv:
+                await view.changed()
+    except TimeoutError:
+        raise too_large(rv, view.expose_rv()) from None
+
+
+async def list_body(view: View, options: ListOptions) -> bytes:
+    """Return the body of a LIST. Raises `Answer`."""
+    codec, resource = view.key.codec, view.key.resource
+    if options.continue_token:
+        return _next_page(view, options)
+    wanted = options.resource_version
+    if wanted:
+        await _wait_fresh(view, wanted)
+        if options.resource_version_match == EXACT and view.expose_rv() != wanted:
+            raise Answer(Status(410, f"The resourceVersion for the provided list is too old: {wanted}"))
+    rv = view.expose_rv()
+    items = view.sorted_items()
+    # The API server answers resourceVersion=0 from its cache, which knows no limit.
+    if options.limit > 0 and wanted != 0 and len(items) > options.limit:
+        return _page(view, rv, items, options)
+    return codec.render_list(resource, items, rv)
+
+
+def _page(view: View, rv: int, items: list[Item], options: ListOptions) -> bytes:
+    page, rest = items[: options.limit], items[options.limit :]
+    token = ""
+    if rest:
+        token = secrets.token_urlsafe(16)
+        view.keep_snapshot(token, rv, rest)
+    # With selectors the API server does not say how many remain: it has not looked.
+    remaining = 0 if view.key.labels or view.key.fields else len(rest)
+    return view.key.codec.render_list(view.key.resource, page, rv, token, remaining)
+
+
+def _next_page(view: View, options: ListOptions) -> bytes:
+    if options.resource_version:
+        raise Answer(Status(400, "specifying resource version is not allowed when using continue"))
+    snapshot = view.take_snapshot(options.continue_token)
+    if snapshot is None:
+        raise Answer(Status(410, _EXPIRED_CONTINUE))
+    rv, items = snapshot
+    if not all(view.still_shown(item) for item in items):
+        # A slice of the list is no longer to be seen as it was, so that list cannot be continued exactly.
+        raise Answer(Status(410, _EXPIRED_CONTINUE))
+    if options.limit <= 0:
+        return view.key.codec.render_list(view.key.resource, items, rv)
+    return _page(view, rv, items, options)
+
+
+class Watch:
+    """One client's watch of one view."""
+
+    def __init__(self, view: View, options: ListOptions, connection: Connection, metrics: Metrics) -> None:
+        self._view = view
+        self._options = options
+        self._connection = connection
+        self._metrics = metrics
+        self._position = 0
+
+    async def run(self) -> None:
+        """Serve the watch to its end. Raises `Answer` before the response has begun."""
+        options, view = self._options, self._view
+        if options.initial_events and options.resource_version:
+            await _wait_fresh(view, options.resource_version)
+        seconds = options.timeout if options.timeout > 0 else random.randint(*_WATCH_SECONDS)
+        media_type = view.key.codec.stream_media_type.encode()
+        headers = [(b"cache-control", b"no-cache, private"), (b"content-type", media_type)]
+        await self._connection.start(200, headers)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stream()
+        except TimeoutError:
+            await self._connection.finish()
+        except FellBehind:
+            self._metrics.add("slow_clients_total")
+            self._connection.abort()
+
+    async def _stream(self) -> None:
+        if not await self._begin():
+            await self._connection.finish()
+            return
+        loop = asyncio.get_running_loop()
+        bookmark_at = loop.time() + random.uniform(*BOOKMARK_SECONDS)
+        while True:
+            await self._catch_up()
+            if self._options.bookmarks and loop.time() >= bookmark_at:
+                bookmark_at = loop.time() + random.uniform(*BOOKMARK_SECONDS)
+                await self._bookmark()
+                continue
+            try:
+                async with asyncio.timeout_at(bookmark_at if self._options.bookmarks else None):
+                    await self._view.changed()
+            except TimeoutError:
+                if loop.time() < bookmark_at:
+                    raise  # That was the whole watch's limit.
+
+    async def _begin(self) -> bool:
+        """Send what comes before live events; False when the history asked for is gone."""
+        options, view = self._options, self._view
+        rv = options.resource_version
+        if options.initial_events or (options.initial_events is None and not rv):
+            await self._initial()
+            if options.initial_events and options.bookmarks:
+                await self._bookmark(initial_events_end=True)
+            return True
+        if options.initial_events is False and not rv:
+            view.expose_rv()
+            self._position = view.end
+            return True
+        assert rv is not None
+        position = view.position(rv)
+        if position is None:
+            status = Status(410, f"too old resource version: {rv} ({view.expose_rv()})")
+            await self._connection.send(view.key.codec.render_error(status))
+            return False
+        self._position = position
+        return True
+
+    async def _initial(self) -> None:
+        """Send every item as ADDED, as it is at the moment it is sent."""
+        view = self._view
+        self._position = view.end
+        view.expose_rv()
+        batch: list[bytes] = []
+        size = 0
+        for item in view.sorted_items():
+            if not view.still_shown(item):
+                continue  # The log says what became of it.
+            batch.append(view.key.codec.render_event(view.key.resource, "ADDED", item))
+            size += len(batch[-1])
+            if size >= _BATCH:
+                await self._send(batch)
+                batch, size = [], 0
+        await self._send(batch)
+        await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        while self._position < self._view.end:
+            events = self._view.read(self._position)
+            self._position = self._view.end
+            await self._send(events)
+
+    async def _send(self, events: list[bytes]) -> None:
+        if events:
+            self._metrics.add("events_sent_total", len(events))
+            await self._connection.send(b"".join(events))
+
+    async def _bookmark(self, *, initial_events_end: bool = False) -> None:
+        """Send a bookmark; the client must have been sent everything up to now."""
+        view = self._view
+        rv = view.expose_rv()
+        data = view.key.codec.render_bookmark(view.key.resource, rv, initial_events_end=initial_events_end)
+        await self._connection.send(data)

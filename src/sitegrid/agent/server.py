@@ -1,0 +1,185 @@
+"""The agent's server: takes each request to the one handler that the gate names, and turns failures into answers.
+
+Failures are answered as the API server words them; whatever is not expected is 500 and counted, never a pass-through.
+Own pages: ``/sitegrid/healthz`` (the process runs), ``/sitegrid/readyz`` (the node's units are known),
+``/sitegrid/metrics``. Held by ``tests/agent/test_server.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from typing import Final
+from urllib.parse import urlencode
+
+from sitegrid.agent.gate import Kind, Route, decide
+from sitegrid.agent.http import Connection, Disconnected, Request
+from sitegrid.agent.hub import Hub, TooManyViews
+from sitegrid.agent.metrics import Metrics
+from sitegrid.agent.negotiate import NOT_ACCEPTABLE, negotiate
+from sitegrid.agent.objects import get_object
+from sitegrid.agent.options import ListOptions, OptionsError, list_options, parse_query
+from sitegrid.agent.passthrough import forward
+from sitegrid.agent.serve import Answer, Watch, list_body
+from sitegrid.agent.source import Refused
+from sitegrid.agent.upstream import Upstream, UpstreamError
+from sitegrid.agent.view import View, ViewKey
+from sitegrid.wire.codec import JSON, Codec, CodecError
+from sitegrid.wire.labels import GRID_UNIQ_KEY
+from sitegrid.wire.resources import Resource
+from sitegrid.wire.selectors import FieldSelector, LabelSelector, SelectorError
+from sitegrid.wire.status import Status
+
+_log = logging.getLogger(__name__)
+
+READY_TIMEOUT: Final = 10.0
+"""Seconds that a LIST or WATCH waits for the first complete state before it is 503."""
+_UNREADY: Final = "the agent has not yet heard from the API server"
+
+
+class Server:
+    """All requests of one agent."""
+
+    def __init__(self, hub: Hub, upstream: Upstream, metrics: Metrics) -> None:
+        self._hub = hub
+        self._upstream = upstream
+        self._metrics = metrics
+        self._connections: set[Connection] = set()
+
+    async def listen(self, host: str, port: int, context: ssl.SSLContext | None = None) -> asyncio.Server:
+        """Accept connections on `host`:`port`, with TLS when there is a `context`. Raises OSError."""
+        return await asyncio.get_running_loop().create_server(
+            lambda: Connection(self.handle, self._metrics, self._connections), host, port, backlog=128, ssl=context
+        )
+
+    def close(self) -> None:
+        """Cut every client off."""
+        for connection in list(self._connections):
+            connection.abort()
+
+    async def handle(self, request: Request, connection: Connection) -> None:
+        """Answer one request."""
+        route = decide(request.method, request.target)
+        self._metrics.add("requests_total", label=route.kind.value)
+        codec: Codec = JSON
+        try:
+            if route.kind in (Kind.VIEW, Kind.OBJECT):
+                codec = self._codec(request)
+            await self._answer(request, connection, route, codec)
+        except (Answer, OptionsError) as refusal:
+            await self._refuse(connection, refusal.status, codec)
+        except Refused as refusal:
+            await self._pass_refusal(connection, refusal, codec)
+        except (UpstreamError, TooManyViews) as error:
+            await self._refuse(connection, Status(503, str(error) or type(error).__name__, retry_after=1), codec)
+        except CodecError as error:
+            self._metrics.add("undecodable_total")
+            await self._refuse(connection, Status(503, f"not understood: {error}", retry_after=1), codec)
+        except Disconnected:
+            raise
+        except Exception:
+            _log.exception("%s %s", request.method, request.target)
+            await self._refuse(connection, Status(500, "internal error of the agent"), codec)
+
+    async def _refuse(self, connection: Connection, status: Status, codec: Codec) -> None:
+        """Answer with a Status; in the middle of an answer only cutting the client off is honest."""
+        self._metrics.add("refused_total", label=str(status.code))
+        if connection.started:
+            connection.abort()
+            return
+        headers = [(b"content-type", codec.media_type.encode())]
+        if status.retry_after:
+            headers.append((b"retry-after", b"%d" % status.retry_after))
+        await connection.respond(status.code, headers, codec.render_status(status))
+
+    async def _pass_refusal(self, connection: Connection, refusal: Refused, codec: Codec) -> None:
+        """Pass on what the API server has against the client's question; what it has against the agent is 503."""
+        if refusal.status not in (400, 404, 422):
+            await self._refuse(connection, Status(503, f"{_UNREADY}: {refusal}", retry_after=5), codec)
+            return
+        self._metrics.add("refused_total", label=str(refusal.status))
+        await connection.respond(refusal.status, [(b"content-type", refusal.media_type.encode())], refusal.body)
+
+    def _codec(self, request: Request) -> Codec:
+        codec = negotiate(request.header(b"accept"))
+        if codec is None:
+            raise Answer(Status(406, NOT_ACCEPTABLE))
+        return codec
+
+    async def _answer(self, request: Request, connection: Connection, route: Route, codec: Codec) -> None:
+        if route.kind is Kind.REFUSED:
+            raise Answer(Status(route.status, route.message))
+        if route.kind is Kind.OWN:
+            await self._own(connection, route.name)
+        elif route.kind is Kind.PASS:
+            if not request.header(b"authorization"):
+                # client-go sends its token over TLS only; whoever wonders about 403 for system:anonymous finds this.
+                self._metrics.add("without_credentials_total")
+            await forward(request, connection, self._upstream, request.target)
+        elif request.upgrade or request.chunked or request.header(b"content-length") not in ("", "0"):
+            raise Answer(Status(400, "a guarded resource is read without a body or an upgrade"))
+        elif route.kind is Kind.OBJECT:
+            parse_query(request.target.partition("?")[2])
+            await get_object(request, connection, route, self._upstream, self._hub.node, codec)
+        elif route.kind is Kind.ENDPOINTS:
+            await self._endpoints(request, connection)
+        else:
+            assert route.resource is not None
+            await self._view(request, connection, route, route.resource, codec)
+
+    async def _own(self, connection: Connection, path: str) -> None:
+        text = [(b"content-type", b"text/plain; charset=utf-8")]
+        if path == "/sitegrid/healthz":
+            await connection.respond(200, text, b"ok\n")
+        elif path == "/sitegrid/readyz":
+            known = self._hub.node.known
+            await connection.respond(200 if known else 503, text, b"ok\n" if known else _UNREADY.encode() + b"\n")
+        elif path == "/sitegrid/metrics":
+            await connection.respond(200, text, self._metrics.render())
+        else:
+            raise Answer(Status(404, "the agent's pages are healthz, readyz and metrics"))
+
+    async def _endpoints(self, request: Request, connection: Connection) -> None:
+        """Pass a LIST or WATCH of core/v1 Endpoints through, without those of grids."""
+        path, _, query = request.target.partition("?")
+        parameters = parse_query(query)
+        selector = parameters.get("labelSelector", "").strip(" \t\r\n")
+        # Parsed before it is extended, so that no text can take the extension's meaning away.
+        self._check(selector, "")
+        parameters["labelSelector"] = f"{selector},!{GRID_UNIQ_KEY}" if selector else f"!{GRID_UNIQ_KEY}"
+        await forward(request, connection, self._upstream, f"{path}?{urlencode(parameters)}")
+
+    def _check(self, label_selector: str, field_selector: str) -> None:
+        try:
+            LabelSelector(label_selector)
+            FieldSelector(field_selector)
+        except SelectorError as error:
+            raise Answer(Status(400, str(error))) from error
+
+    async def _view(
+        self, request: Request, connection: Connection, route: Route, resource: Resource, codec: Codec
+    ) -> None:
+        options = list_options(parse_query(request.target.partition("?")[2]), watch_path=route.watch)
+        fields = options.field_selector
+        if route.name:
+            fields = f"{fields},metadata.name={route.name}" if fields else f"metadata.name={route.name}"
+        self._check(options.label_selector, fields)
+        key = ViewKey(resource, route.namespace, options.label_selector, fields, codec)
+        with self._hub.view(key) as view:
+            await self._serve(view, options, connection)
+
+    async def _serve(self, view: View, options: ListOptions, connection: Connection) -> None:
+        if not await view.wait_ready(READY_TIMEOUT):
+            if view.refusal is not None:
+                raise view.refusal
+            raise Answer(Status(503, _UNREADY, retry_after=1))
+        if not options.watch:
+            body = await list_body(view, options)
+            await connection.respond(200, [(b"content-type", view.key.codec.media_type.encode())], body)
+            return
+        self._metrics.add("watchers")
+        try:
+            await Watch(view, options, connection, self._metrics).run()
+        finally:
+            self._metrics.add("watchers", -1)

@@ -1,0 +1,292 @@
+"""A source: one list-and-watch at the API server, kept in memory and shared by every view that needs it.
+
+The story of a source: it starts with a streaming list (a LIST where the server has none), goes on watching from where
+that ended, and reconnects for ever with growing, jittered pauses. What it once knew it keeps: a lost connection
+deletes nothing. After lost history (410) or an undecodable event it lists anew and tells its listeners only the
+differences. Listeners are called synchronously and in order; they must not block.
+
+Its whole state is `objects`, `rv` and `synced`, so that it can be written to a disk and restored.
+
+Invariant: between `synced` and the end of the process `objects` is a state that the API server once had, changed only
+by events and differences in order. Held by ``tests/agent/test_source.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+import zlib
+from typing import Final, NamedTuple, Protocol
+from urllib.parse import urlencode
+
+from sitegrid.agent.metrics import Metrics
+from sitegrid.agent.upstream import Exchange, Upstream, UpstreamError
+from sitegrid.wire.codec import Change, Codec, CodecError, Item
+from sitegrid.wire.frames import FrameError
+from sitegrid.wire.resources import Resource
+
+_log = logging.getLogger(__name__)
+
+MAX_LIST: Final = 256 * 1024 * 1024
+"""Largest page of a list in bytes; a page has at most 500 objects of 1.5 MiB."""
+_PAGE: Final = 500
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0
+_WATCH_SECONDS: Final = (300, 600)
+"""How long one watch may last; each asks for a random time between, so that a site's watches do not end together."""
+_SILENCE: Final = 150.0
+"""Seconds without a byte after which a watch is given up: bookmarks come about once a minute."""
+_LIST_SILENCE: Final = 60.0
+
+
+class SourceKey(NamedTuple):
+    """What a source asks for; equal keys share one source."""
+
+    resource: Resource
+    namespace: str
+    labels: str
+    fields: str
+    codec: Codec
+    metadata_only: bool = False
+
+
+class Listener(Protocol):
+    """Who is told of a source's changes."""
+
+    def source_changed(self, source: Source, key: str, deleted: Item | None) -> None:
+        """Object `key` changed; `deleted` is its last state when it is gone."""
+
+    def source_progressed(self, source: Source) -> None:
+        """`synced`, `rv` or `refusal` changed."""
+
+
+class Refused(Exception):
+    """The API server answered with an error status."""
+
+    def __init__(self, status: int, body: bytes, media_type: str) -> None:
+        super().__init__(f"HTTP {status}: {body[:300].decode(errors='replace')}")
+        self.status = status
+        self.body = body
+        self.media_type = media_type
+
+
+class _Expired(Exception):
+    """The history that the watch should resume from is gone."""
+
+
+class Source:
+    """Keeps `objects` (key → item) like the API server's; `refusal` is its last refusal while not synced."""
+
+    def __init__(
+        self,
+        key: SourceKey,
+        upstream: Upstream,
+        metrics: Metrics,
+    ) -> None:
+        self.key = key
+        self.objects: dict[str, Item] = {}
+        self.rv = 0
+        self.synced = False
+        self.refusal: Refused | None = None
+        self.listeners: list[Listener] = []
+        self._upstream = upstream
+        self._metrics = metrics
+        self._current = False
+        self._streaming_lists = True
+        self._incoming: dict[str, Item] | None = None
+        self._pause = _FIRST_PAUSE
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to list and watch in a task of the running loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"source {self.key.resource.plural}")
+
+    def stop(self) -> None:
+        """End the task; `objects` stays as it is."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._once()
+            except _Expired:
+                self._fail("expired")
+                self._current = False
+            except Refused as refusal:
+                self._refused(refusal)
+            except (CodecError, FrameError) as error:
+                # Nothing of it is shown; what is known stays until a full list can be understood.
+                self._metrics.add("undecodable_total")
+                self._fail("undecodable")
+                self._current = False
+                _log.error("%s: %s; listing anew", self.key.resource.plural, error)
+            except (UpstreamError, OSError, ssl.SSLError, zlib.error) as error:
+                self._fail("unreachable")
+                _log.info("%s: %s; trying again", self.key.resource.plural, error)
+            finally:
+                self._incoming = None
+            await asyncio.sleep(random.uniform(self._pause / 2, self._pause))
+            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+
+    def _fail(self, reason: str) -> None:
+        self._metrics.add("upstream_failures_total", label=reason)
+
+    def _refused(self, refusal: Refused) -> None:
+        self._fail(f"refused {refusal.status}")
+        if refusal.status == 410:
+            self._current = False
+        _log.warning("%s: %s", self.key.resource.plural, refusal)
+        self.refusal = refusal
+        self._progress()
+
+    def _progress(self) -> None:
+        for listener in tuple(self.listeners):
+            listener.source_progressed(self)
+
+    async def _once(self) -> None:
+        """Bring the state up to date and watch until the connection ends."""
+        if not self._current and self._streaming_lists:
+            try:
+                await self._watch(initial=True)
+                return
+            except Refused as refusal:
+                # 401, 403 and 429 say nothing about streaming lists; the others are how servers without them answer.
+                if refusal.status not in (400, 404, 406, 422):
+                    raise
+                self._streaming_lists = False
+        if not self._current:
+            await self._list()
+        await self._watch(initial=False)
+
+    def _selection(self) -> dict[str, str]:
+        selection = {"labelSelector": self.key.labels, "fieldSelector": self.key.fields}
+        return {name: value for name, value in selection.items() if value}
+
+    async def _open(self, parameters: dict[str, str], accept: str) -> Exchange:
+        target = f"{self.key.resource.path(self.key.namespace)}?{urlencode({**self._selection(), **parameters})}"
+        headers = [("Accept", accept), ("Accept-Encoding", "gzip"), ("User-Agent", "sitegrid-agent")]
+        exchange = await self._upstream.open("GET", target, headers, as_agent=True)
+        try:
+            await exchange.head()
+            if exchange.status != 200:
+                body = await exchange.read_all(1024 * 1024, _LIST_SILENCE)
+                raise Refused(exchange.status, body, exchange.header(b"content-type").decode("latin-1"))
+            sent = exchange.header(b"content-type").split(b";")[0].strip().decode("latin-1")
+            if sent != self.key.codec.media_type:
+                raise CodecError(f"the API server sent {sent!r} instead of {self.key.codec.media_type!r}")
+        except BaseException:
+            exchange.close()
+            raise
+        return exchange
+
+    def _accept(self, media_type: str, suffix: str = "") -> str:
+        if not self.key.metadata_only:
+            return media_type
+        return f"{media_type};as=PartialObjectMetadata{suffix};g=meta.k8s.io;v=v1"
+
+    async def _list(self) -> None:
+        """Read all pages, then apply the difference."""
+        found: dict[str, Item] = {}
+        parameters = {"limit": str(_PAGE)}
+        accept = self._accept(self.key.codec.media_type, suffix="List")
+        while True:
+            exchange = await self._open(parameters, accept)
+            try:
+                body = await exchange.read_all(MAX_LIST, _LIST_SILENCE)
+            finally:
+                exchange.close()
+            self._metrics.add("upstream_bytes_total", len(body))
+            page = self.key.codec.item_list(_unzip(exchange, body))
+            found.update((item.key, item) for item in page.items)
+            if not page.continue_token:
+                break
+            parameters["continue"] = page.continue_token
+        self._replace(found, page.rv)
+
+    async def _watch(self, *, initial: bool) -> None:
+        """Follow one watch to its end, with the initial events first when `initial`."""
+        seconds = random.randint(*_WATCH_SECONDS)
+        parameters = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(seconds)}
+        if initial:
+            parameters |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+            self._incoming = {}
+        else:
+            parameters["resourceVersion"] = str(self.rv)
+        exchange = await self._open(parameters, self._accept(self.key.codec.stream_media_type))
+        frames = self.key.codec.frames()
+        try:
+            async for chunk in exchange.body(_SILENCE):
+                self._metrics.add("upstream_bytes_total", len(chunk))
+                for frame in frames.feed(chunk):
+                    self._apply(self.key.codec.change(frame))
+            frames.close()
+            if self._incoming is not None:
+                raise UpstreamError("the streaming list ended early")
+        finally:
+            exchange.close()
+
+    def _apply(self, change: Change) -> None:
+        self._metrics.add("upstream_events_total")
+        if change.type == "ERROR":
+            if change.code == 410:
+                raise _Expired
+            raise UpstreamError(f"watch error {change.code}: {change.message}")
+        if self._incoming is not None:
+            self._apply_initial(change, self._incoming)
+            return
+        self._pause = _FIRST_PAUSE
+        self.rv = max(self.rv, change.rv)
+        item = change.item
+        if item is None:
+            self._progress()
+        elif change.type == "DELETED":
+            if self.objects.pop(item.key, None) is not None:
+                self._tell(item.key, item)
+        else:
+            self.objects[item.key] = item
+            self._tell(item.key, None)
+
+    def _apply_initial(self, change: Change, incoming: dict[str, Item]) -> None:
+        """Collect the events of a streaming list until the bookmark that ends it."""
+        if change.item is not None:
+            if change.type == "DELETED":
+                incoming.pop(change.item.key, None)
+            else:
+                incoming[change.item.key] = change.item
+        elif change.initial_events_end:
+            self._incoming = None
+            self._replace(incoming, change.rv)
+
+    def _replace(self, found: dict[str, Item], rv: int) -> None:
+        """Take over a complete list and tell what differs."""
+        known, self.objects = self.objects, found
+        first = not self.synced
+        self.synced = self._current = True
+        self.refusal = None
+        self.rv = max(self.rv, rv)
+        self._pause = _FIRST_PAUSE
+        if not first:
+            self._metrics.add("relists_total")
+            for key, item in known.items():
+                if key not in found:
+                    self._tell(key, item)
+            for key, item in found.items():
+                if key not in known or known[key].rv != item.rv:
+                    self._tell(key, None)
+        self._progress()
+
+    def _tell(self, key: str, deleted: Item | None) -> None:
+        for listener in tuple(self.listeners):
+            listener.source_changed(self, key, deleted)
+
+
+def _unzip(exchange: Exchange, body: bytes) -> bytes:
+    if exchange.header(b"content-encoding").lower() != b"gzip":
+        return body
+    inflater = zlib.decompressobj(wbits=31)
+    data = inflater.decompress(body, MAX_LIST)
+    if inflater.unconsumed_tail or not inflater.eof:
+        raise CodecError("compressed list is truncated or too large")
+    return data

@@ -1,0 +1,347 @@
+"""A view: what one kind of client request sees, merged from a grid's objects and everything else.
+
+A view reads two sources. *plain* holds what is no grid's, filtered by the API server with the client's own selectors.
+*grid* holds unit slices of the node's units (or grid Services); they are shown with rewritten labels, and only then
+held against the client's selectors. Whatever happens (an event, a relist, a relabelled node), the view works out anew
+what a client should see under one key and compares that with what it saw: so what stayed is never touched, and the
+order in which the two sources speak does not matter.
+
+What clients were told is kept in a bounded log. resourceVersions of the two streams are not in order, so a client that
+resumes from one is served from the *earliest* place in the log at which it can have seen it: it may hear something
+again, it never misses anything. A resourceVersion that is not in the log is 410, and the client lists anew.
+
+Of a grid's slices only the present state is ever sent, also from the log, and a deleted one without its endpoints.
+
+Invariants: I1 (only slices of current units are in `items`), I6 (a reader that fell behind the log gets an error, not a
+gap). Held by ``tests/agent/test_view.py`` and ``tests/agent/test_closure.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
+
+from sitegrid.agent.node import NodeUnits
+from sitegrid.agent.source import Refused, Source, SourceKey
+from sitegrid.wire.codec import Codec, Item
+from sitegrid.wire.labels import GRID_UNIQ_KEY, MANAGED_BY, SITEGRID, UNIT
+from sitegrid.wire.resources import ENDPOINTSLICES, Resource
+from sitegrid.wire.rewrite import grid_service_labels, of_grid, unit_slice_labels
+from sitegrid.wire.selectors import FieldSelector, LabelSelector
+
+LOG_EVENTS: Final = 2000
+LOG_BYTES: Final = 4 * 1024 * 1024
+"""What the log of one view may hold; the older half goes when it holds more."""
+_SNAPSHOTS: Final = 4
+"""Paged lists that one view keeps open at a time."""
+
+
+class ViewKey(NamedTuple):
+    """What a client asks for; equal requests share one view."""
+
+    resource: Resource
+    namespace: str
+    labels: str
+    fields: str
+    codec: Codec
+
+    def plain_source(self) -> SourceKey:
+        """Return what to ask the API server for: the client's selection without anything of a grid."""
+        labels = f"{self.labels},!{GRID_UNIQ_KEY}" if self.labels else f"!{GRID_UNIQ_KEY}"
+        return SourceKey(self.resource, self.namespace, labels, self.fields, self.codec)
+
+    def grid_source(self, units: Iterable[str]) -> SourceKey | None:
+        """Return what to ask the API server for a grid's objects; None when there is nothing to be shown."""
+        if self.resource is not ENDPOINTSLICES:
+            return SourceKey(self.resource, self.namespace, GRID_UNIQ_KEY, "", self.codec)
+        ids = ",".join(sorted(units))
+        if not ids:
+            return None
+        return SourceKey(self.resource, self.namespace, f"{UNIT} in ({ids}),{MANAGED_BY}={SITEGRID}", "", self.codec)
+
+
+class FellBehind(Exception):
+    """The reader's place in the log is gone."""
+
+
+class _Event:
+    """One entry of the log: `data` is the rendered event."""
+
+    __slots__ = ("data", "grid", "item", "key", "type")
+
+    def __init__(self, event_type: str, key: str, item: Item, grid: bool, data: bytes) -> None:
+        self.type = event_type
+        self.key = key
+        self.item = item
+        self.grid = grid
+        self.data = data
+
+
+class View:
+    """What clients of one `ViewKey` see: `items`, once `ready`. Raises `SelectorError` for illegal selectors."""
+
+    def __init__(
+        self, key: ViewKey, node: NodeUnits, acquire: Callable[[SourceKey], Source], release: Callable[[Source], None]
+    ) -> None:
+        self.key = key
+        self.items: dict[str, Item] = {}
+        self.ready = False
+        self.clients = 0
+        self._labels = LabelSelector(key.labels)
+        self._fields = FieldSelector(key.fields)
+        self._node = node
+        self._acquire = acquire
+        self._release = release
+        self._grid_keys: set[str] = set()
+        self._log: list[_Event] = []
+        self._log_bytes = 0
+        self._log_start = 0
+        self._marks: dict[int, int] = {}
+        self._lost_rv = 0
+        self._rv = 0
+        self._snapshots: dict[str, tuple[int, list[Item]]] = {}
+        self._waiters: list[asyncio.Future[None]] = []
+        self._grid: Source | None = None
+        self._next_grid: Source | None = None
+        self._plain = acquire(key.plain_source())
+        self._plain.listeners.append(self)
+        self.units_changed()
+
+    def close(self) -> None:
+        """Let the sources go."""
+        for source in (self._plain, self._grid, self._next_grid):
+            self._drop(source)
+        self._wake()
+
+    def _drop(self, source: Source | None) -> None:
+        if source is not None:
+            source.listeners.remove(self)
+            self._release(source)
+
+    # What the node and the sources tell.
+    def units_changed(self) -> None:
+        """Select for the node's present units: what is not theirs goes now, what is new comes with its source."""
+        if not self._node.known:
+            return
+        if self.ready:
+            held = self._grid.objects.keys() if self._grid is not None else ()
+            self._refresh(sorted(self._grid_keys.union(held)))
+        wanted = self.key.grid_source(self._node.units)
+        if self._next_grid is not None:
+            self._drop(self._next_grid)
+            self._next_grid = None
+        if wanted is None:
+            self._switch(None)
+        elif self._grid is None or self._grid.key != wanted:
+            source = self._acquire(wanted)
+            source.listeners.append(self)
+            self._next_grid = source
+            if source.synced:
+                self._switch(source)
+        self._become_ready()
+
+    def _switch(self, source: Source | None) -> None:
+        """Read from another grid source from now on, and tell the difference."""
+        old, self._grid = self._grid, source
+        if source is not None and source is self._next_grid:
+            self._next_grid = None
+        self._drop(old)
+        if self.ready:
+            self._refresh(sorted(self._grid_keys | (source.objects.keys() if source is not None else set())))
+
+    def source_changed(self, source: Source, key: str, deleted: Item | None) -> None:
+        """Object `key` of a source changed."""
+        if self.ready and source is not self._next_grid:
+            self._refresh((key,), deleted if source is self._plain else None)
+            self._wake()
+
+    def source_progressed(self, source: Source) -> None:
+        """A source synced, was refused, or got a newer resourceVersion."""
+        if source is self._next_grid and source.synced:
+            self._switch(source)
+        self._become_ready()
+
+    def _become_ready(self) -> None:
+        if not self.ready and self._node.known and self._plain.synced and self._next_grid is None:
+            self.ready = True
+            keys = set(self._plain.objects)
+            if self._grid is not None:
+                keys |= self._grid.objects.keys()
+            for key in keys:
+                item, grid = self._visible(key)
+                if item is not None:
+                    self._remember(key, item, grid)
+        self._wake()
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # What a client should see.
+    def _visible(self, key: str) -> tuple[Item | None, bool]:
+        """Return what a client should see under `key`, and whether that is a grid's."""
+        codec = self.key.codec
+        plain = self._plain.objects.get(key)
+        if plain is not None and of_grid(codec.labels(plain)):
+            plain = None
+        grid = self._grid.objects.get(key) if self._grid is not None else None
+        # An object that became a grid's (or ceased to be) is in both until both sources have spoken: the newer counts.
+        if grid is not None and (plain is None or grid.rv >= plain.rv):
+            return self._shown(grid), True
+        return plain, False
+
+    def _shown(self, item: Item) -> Item | None:
+        """Return a grid's object as the client sees it; None if it may not, or did not ask for it."""
+        codec = self.key.codec
+        labels = codec.labels(item)
+        if self.key.resource is ENDPOINTSLICES:
+            seen = unit_slice_labels(labels, self._node.units)
+        else:
+            seen = grid_service_labels(labels)
+        if seen is None or not self._labels.matches(seen):
+            return None
+        if self._fields.terms and not self._fields.matches(codec.field_values(self.key.resource, item)):
+            return None
+        return item if seen == labels else codec.with_labels(item, seen)
+
+    def _remember(self, key: str, item: Item, grid: bool) -> None:
+        self.items[key] = item
+        if grid:
+            self._grid_keys.add(key)
+        else:
+            self._grid_keys.discard(key)
+
+    def _refresh(self, keys: Iterable[str], deleted: Item | None = None) -> None:
+        """Work out `keys` anew and log what changed; `deleted` is the last state of a plain object that went."""
+        for key in keys:
+            old = self.items.get(key)
+            new, grid = self._visible(key)
+            if new is not None:
+                if old is not None and old.rv == new.rv and old.raw == new.raw:
+                    continue
+                self._remember(key, new, grid)
+                self._append("ADDED" if old is None else "MODIFIED", key, new, grid)
+            elif old is not None:
+                was_grid = key in self._grid_keys
+                del self.items[key]
+                self._grid_keys.discard(key)
+                self._append("DELETED", key, old if was_grid or deleted is None else deleted, was_grid)
+
+    # The log.
+    def _append(self, event_type: str, key: str, item: Item, grid: bool) -> None:
+        if event_type == "DELETED" and grid and self.key.resource is ENDPOINTSLICES:
+            # By the time it is read, these may be another unit's endpoints; no consumer needs them to delete.
+            item = self.key.codec.without_endpoints(item)
+        data = self.key.codec.render_event(self.key.resource, event_type, item)
+        self._log.append(_Event(event_type, key, item, grid, data))
+        self._log_bytes += len(data)
+        self._rv = max(self._rv, item.rv)
+        self._mark(item.rv)
+        if len(self._log) > LOG_EVENTS or self._log_bytes > LOG_BYTES:
+            self._trim()
+        self._wake()
+
+    def _trim(self) -> None:
+        """Forget the older half of the log, and the resourceVersions that only it could serve."""
+        half = len(self._log) // 2 + 1
+        self._log_bytes -= sum(len(event.data) for event in self._log[:half])
+        del self._log[:half]
+        self._log_start += half
+        for rv, position in list(self._marks.items()):
+            if position >= self._log_start:
+                break
+            del self._marks[rv]
+            self._lost_rv = max(self._lost_rv, rv)
+
+    def _mark(self, rv: int) -> None:
+        """Note that clients may have seen `rv` here; the first place stays.
+
+        A resourceVersion whose first place is forgotten is never noted again: its clients would get a gap.
+        """
+        if rv > self._lost_rv:
+            self._marks.setdefault(rv, self.end)
+
+    @property
+    def end(self) -> int:
+        """Return the place behind the last event."""
+        return self._log_start + len(self._log)
+
+    def expose_rv(self) -> int:
+        """Return the resourceVersion of the present state, to be told to a client."""
+        sources = (self._plain, self._grid)
+        self._rv = max(self._rv, *(source.rv for source in sources if source is not None))
+        self._mark(self._rv)
+        return self._rv
+
+    def position(self, rv: int) -> int | None:
+        """Return where a client that has seen `rv` has to go on; None when that is not known (any more)."""
+        return self._marks.get(rv)
+
+    def read(self, position: int) -> list[bytes]:
+        """Return the rendered events since `position`, up to `end`. Raises `FellBehind`.
+
+        Of several events of one grid object only the last is given, so that no state is sent that is over.
+        """
+        if position < self._log_start:
+            raise FellBehind
+        events = self._log[position - self._log_start :]
+        if len(events) < 2:
+            return [event.data for event in events]
+        first: dict[str, _Event] = {}
+        last: dict[str, _Event] = {}
+        for event in events:
+            first.setdefault(event.key, event)
+            last[event.key] = event
+        out = []
+        for event in events:
+            if not event.grid:
+                out.append(event.data)
+            elif event is last[event.key]:
+                if event.type == "MODIFIED" and first[event.key].type == "ADDED":
+                    out.append(self.key.codec.render_event(self.key.resource, "ADDED", event.item))
+                else:
+                    out.append(event.data)
+        return out
+
+    async def changed(self) -> None:
+        """Wait until something is logged, or a source makes progress."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    async def wait_ready(self, timeout: float) -> bool:
+        """Wait at most `timeout` seconds for the first complete state; a refusal ends the wait."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not self.ready and self.refusal is None:
+                    await self.changed()
+        except TimeoutError:
+            return False
+        return self.ready
+
+    @property
+    def refusal(self) -> Refused | None:
+        """Return why the API server does not answer what the client asks for."""
+        return self._plain.refusal
+
+    # Lists.
+    def sorted_items(self) -> list[Item]:
+        """Return the items in the API server's order."""
+        return [self.items[key] for key in sorted(self.items)]
+
+    def keep_snapshot(self, token: str, rv: int, items: list[Item]) -> None:
+        """Keep the rest of a paged list; the oldest such list goes when there are too many."""
+        self._snapshots[token] = (rv, items)
+        while len(self._snapshots) > _SNAPSHOTS:
+            del self._snapshots[next(iter(self._snapshots))]
+
+    def take_snapshot(self, token: str) -> tuple[int, list[Item]] | None:
+        """Return the rest of a paged list; None when it is not kept any more."""
+        return self._snapshots.get(token)
+
+    def still_shown(self, item: Item) -> bool:
+        """Tell whether `item` is what a client should see now (of plain objects any state may be told)."""
+        return item.key not in self._grid_keys or self.items.get(item.key) is item

@@ -1,0 +1,268 @@
+"""Reads and edits Kubernetes protobuf without a schema: finds spans, copies everything that it does not know.
+
+A message is walked once, field by field; only the few fields that the agent decides by are decoded, and an edit
+copies the rest byte for byte, so fields of newer API versions survive. The envelope is ``k8s\\0`` and a
+`runtime.Unknown` (apimachinery pkg/runtime/generated.proto); field numbers are those of meta/v1, core/v1 and
+discovery/v1 generated.proto. Used by `sitegrid.wire.codec`.
+
+Invariant: truncated, overlong or contradictory bytes raise `ProtobufError`; nothing is guessed, so nothing that was
+not understood is passed on (I1). Held by ``tests/wire/test_protobuf.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
+
+MAGIC: Final = b"k8s\x00"
+
+VARINT: Final = 0
+FIXED64: Final = 1
+BYTES: Final = 2
+FIXED32: Final = 5
+
+_MAX_VARINT_BYTES: Final = 10
+
+
+class ProtobufError(ValueError):
+    """The bytes are not the message that they should be."""
+
+
+class Field(NamedTuple):
+    """One field: `tag` is where its tag begins, `start:stop` its value (for BYTES without the length)."""
+
+    number: int
+    wire_type: int
+    tag: int
+    start: int
+    stop: int
+
+
+class Meta(NamedTuple):
+    """What is read of an ObjectMeta; `resource_version` is as sent."""
+
+    name: str
+    namespace: str
+    resource_version: str
+    labels: dict[str, str]
+    annotations: dict[str, str]
+
+
+class Envelope(NamedTuple):
+    """What is read of a runtime.Unknown."""
+
+    api_version: str
+    kind: str
+    raw: bytes
+
+
+def read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+    """Return the varint at `position` and the position behind it. Raises `ProtobufError`."""
+    value = 0
+    for index in range(_MAX_VARINT_BYTES):
+        if position >= end:
+            raise ProtobufError("truncated varint")
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            if value >> 64:
+                raise ProtobufError("varint of more than 64 bits")
+            return value, position
+    raise ProtobufError("varint of more than 10 bytes")
+
+
+def write_varint(value: int) -> bytes:
+    """Return `value` (not negative) as a varint."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def write_bytes(number: int, value: bytes) -> bytes:
+    """Return field `number` with a string, bytes or message value."""
+    return write_varint(number << 3 | BYTES) + write_varint(len(value)) + value
+
+
+def write_int(number: int, value: int) -> bytes:
+    """Return field `number` with an integer value (not negative)."""
+    return write_varint(number << 3 | VARINT) + write_varint(value)
+
+
+def fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator[Field]:
+    """Yield the fields of the message in `data[start:end]`. Raises `ProtobufError`, also for groups and field 0."""
+    stop = len(data) if end is None else end
+    position = start
+    while position < stop:
+        tag = position
+        key, position = read_varint(data, position, stop)
+        number, wire_type = key >> 3, key & 7
+        if not 0 < number < 1 << 29:
+            raise ProtobufError(f"illegal field number {number}")
+        value = position
+        if wire_type == BYTES:
+            length, value = read_varint(data, position, stop)
+            position = value + length
+        elif wire_type == VARINT:
+            _, position = read_varint(data, position, stop)
+        elif wire_type == FIXED64:
+            position += 8
+        elif wire_type == FIXED32:
+            position += 4
+        else:
+            raise ProtobufError(f"wire type {wire_type} is not used by Kubernetes")
+        if position > stop:
+            raise ProtobufError("truncated field")
+        yield Field(number, wire_type, tag, value, position)
+
+
+def text(data: bytes, field: Field) -> str:
+    """Return a string field. Raises `ProtobufError` when it is not one or not UTF-8."""
+    if field.wire_type != BYTES:
+        raise ProtobufError(f"field {field.number} is not a string")
+    try:
+        return data[field.start : field.stop].decode()
+    except UnicodeDecodeError as error:
+        raise ProtobufError(f"field {field.number} is not UTF-8") from error
+
+
+def only_message(data: bytes, number: int, start: int = 0, end: int | None = None) -> Field | None:
+    """Return the one message field `number`, None without one. Raises when there are several (they would merge)."""
+    found = None
+    for field in fields(data, start, end):
+        if field.number == number:
+            if found is not None or field.wire_type != BYTES:
+                raise ProtobufError(f"field {number} is repeated or not a message")
+            found = field
+    return found
+
+
+def _strings(data: bytes, numbers: tuple[int, ...], start: int, end: int) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for field in fields(data, start, end):
+        if field.number in numbers:
+            found[field.number] = text(data, field)
+    return found
+
+
+def _map_entry(data: bytes, field: Field) -> tuple[str, str]:
+    if field.wire_type != BYTES:
+        raise ProtobufError("a map entry is a message")
+    entry = _strings(data, (1, 2), field.start, field.stop)
+    return entry.get(1, ""), entry.get(2, "")
+
+
+def read_meta(message: bytes) -> Meta:
+    """Return the ObjectMeta (field 1) of an object. Raises `ProtobufError`."""
+    span = only_message(message, 1)
+    if span is None:
+        raise ProtobufError("object without metadata")
+    found = {1: "", 3: "", 6: ""}
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    for field in fields(message, span.start, span.stop):
+        if field.number in found:
+            found[field.number] = text(message, field)
+        elif field.number in (11, 12):
+            key, value = _map_entry(message, field)
+            (labels if field.number == 11 else annotations)[key] = value
+    # A truncation in a field behind the metadata is found by `only_message`, which walked the whole message.
+    return Meta(found[1], found[3], found[6], labels, annotations)
+
+
+def with_labels(message: bytes, labels: Mapping[str, str]) -> bytes:
+    """Return the object with `labels` in place of its own, all else copied. Raises `ProtobufError`."""
+    span = only_message(message, 1)
+    if span is None:
+        raise ProtobufError("object without metadata")
+    kept = [message[f.tag : f.stop] for f in fields(message, span.start, span.stop) if f.number != 11]
+    kept += [
+        write_bytes(11, write_bytes(1, key.encode()) + write_bytes(2, value.encode()))
+        for key, value in sorted(labels.items())
+    ]
+    return message[: span.tag] + write_bytes(1, b"".join(kept)) + message[span.stop :]
+
+
+def without_field(message: bytes, number: int) -> bytes:
+    """Return the message without any field `number`. Raises `ProtobufError`."""
+    return b"".join(message[field.tag : field.stop] for field in fields(message) if field.number != number)
+
+
+def read_strings(message: bytes, numbers: tuple[int, ...], inside: int) -> dict[int, str]:
+    """Return the string fields `numbers` of the message in field `inside`; missing ones are left out."""
+    span = only_message(message, inside)
+    return {} if span is None else _strings(message, numbers, span.start, span.stop)
+
+
+def unwrap(data: bytes) -> Envelope:
+    """Return what a `k8s\\0` body holds. Raises `ProtobufError`, also for an encoding inside it."""
+    if not data.startswith(MAGIC):
+        raise ProtobufError("body does not begin with the Kubernetes magic number")
+    api_version = kind = ""
+    raw: bytes | None = None
+    for field in fields(data, len(MAGIC)):
+        if field.number == 1:
+            if field.wire_type != BYTES:
+                raise ProtobufError("typeMeta is not a message")
+            types = _strings(data, (1, 2), field.start, field.stop)
+            api_version, kind = types.get(1, ""), types.get(2, "")
+        elif field.number == 2:
+            if raw is not None or field.wire_type != BYTES:
+                raise ProtobufError("raw is repeated or not bytes")
+            raw = data[field.start : field.stop]
+        elif field.number == 3 and text(data, field):
+            raise ProtobufError("encoded content is not supported")
+    if raw is None:
+        raise ProtobufError("body without content")
+    return Envelope(api_version, kind, raw)
+
+
+def wrap(api_version: str, kind: str, raw: bytes) -> bytes:
+    """Return `raw` as the body that the API server would send (with its empty encoding and content type)."""
+    types = write_bytes(1, api_version.encode()) + write_bytes(2, kind.encode())
+    return MAGIC + write_bytes(1, types) + write_bytes(2, raw) + b"\x1a\x00\x22\x00"
+
+
+def read_event(frame: bytes) -> tuple[str, bytes]:
+    """Return type and object (a `k8s\\0` body) of a WatchEvent. Raises `ProtobufError`."""
+    kind = ""
+    body: bytes | None = None
+    for field in fields(frame):
+        if field.number == 1:
+            kind = text(frame, field)
+        elif field.number == 2:
+            if body is not None or field.wire_type != BYTES:
+                raise ProtobufError("object is repeated or not a message")
+            raw = only_message(frame, 1, field.start, field.stop)
+            if raw is None:
+                raise ProtobufError("watch event without object")
+            body = frame[raw.start : raw.stop]
+    if body is None:
+        raise ProtobufError("watch event without object")
+    return kind, body
+
+
+def write_event(kind: str, body: bytes) -> bytes:
+    """Return a WatchEvent of type `kind` around a `k8s\\0` body."""
+    return write_bytes(1, kind.encode()) + write_bytes(2, write_bytes(1, body))
+
+
+def read_list(message: bytes) -> tuple[str, str, list[bytes]]:
+    """Return resourceVersion, continue token and items of any List message. Raises `ProtobufError`."""
+    meta = {2: "", 3: ""}
+    items = []
+    seen = False
+    for field in fields(message):
+        if field.number == 1:
+            if seen or field.wire_type != BYTES:
+                raise ProtobufError("list metadata is repeated or not a message")
+            seen = True
+            meta |= _strings(message, (2, 3), field.start, field.stop)
+        elif field.number == 2:
+            if field.wire_type != BYTES:
+                raise ProtobufError("list item is not a message")
+            items.append(message[field.start : field.stop])
+    return meta[2], meta[3], items

@@ -1,0 +1,57 @@
+"""The resources whose contents the agent decides about, and how Kubernetes names them.
+
+The codecs render with these names, the agent's gate routes by them. Field labels are what the API server accepts in
+a `fieldSelector` of the resource (k8s.io/kubernetes pkg/apis/core/v1/conversion.go, pkg/registry/core/service and
+apimachinery's DefaultMetaV1FieldSelectorConversion); all others are refused with 400.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One resource: `group` is empty for core; `bookmark_json` is what follows `metadata` in an empty JSON object."""
+
+    group: str
+    version: str
+    plural: str
+    kind: str
+    namespaced: bool
+    field_labels: frozenset[str]
+    bookmark_json: bytes
+
+    @property
+    def api_version(self) -> str:
+        """Return `group/version`, or the version alone for core."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str = "") -> str:
+        """Return the path of the collection, in `namespace` or in all of them."""
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        return f"{root}/namespaces/{namespace}/{self.plural}" if namespace else f"{root}/{self.plural}"
+
+
+_META: Final = frozenset({"metadata.name", "metadata.namespace"})
+
+ENDPOINTSLICES: Final = Resource(
+    "discovery.k8s.io",
+    "v1",
+    "endpointslices",
+    "EndpointSlice",
+    True,
+    _META,
+    b',"addressType":"","endpoints":null,"ports":null',
+)
+SERVICES: Final = Resource(
+    "",
+    "v1",
+    "services",
+    "Service",
+    True,
+    _META | {"spec.clusterIP", "spec.type"},
+    b',"spec":{},"status":{"loadBalancer":{}}',
+)
+NODES: Final = Resource("", "v1", "nodes", "Node", False, frozenset({"metadata.name"}), b"")

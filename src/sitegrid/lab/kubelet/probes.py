@@ -85,6 +85,8 @@ async def ask(probe: Probe) -> bool:
     """Ask once; success is a status from 200 to 399 (httpGet) or a connection (tcpSocket) within the timeout."""
     if probe.always:
         return True
+    if not probe.port:
+        return False  # named a containerPort that is not there
     try:
         async with asyncio.timeout(probe.timeout):
             reader, writer = await asyncio.open_connection(probe.host, probe.port)

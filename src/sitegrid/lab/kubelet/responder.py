@@ -225,15 +225,18 @@ class Responder:
             handler = self._accept if kind == socket.SOCK_STREAM else self._datagram
             self._selector.register(listener, selectors.EVENT_READ, (handler, port))
 
-    def run(self) -> None:
-        """Serve until SIGTERM and the drain after it."""
-        wake, signalled = socket.socketpair()
+    def catch_signals(self) -> None:
+        """From now on SIGTERM begins the drain."""
+        wake, self._signalled = socket.socketpair()
         wake.setblocking(False)
-        signalled.setblocking(False)
-        signal.set_wakeup_fd(signalled.fileno(), warn_on_full_buffer=False)
+        self._signalled.setblocking(False)
+        signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         self._selector.register(wake, selectors.EVENT_READ, (self._drain, 0))
+
+    def run(self) -> None:
+        """Serve until SIGTERM and the drain after it."""
         while True:
             timeout = self._until_end()
             if timeout is not None and timeout <= 0:
@@ -309,6 +312,7 @@ def main(config: str) -> int:
     if os.read(0, 1) != b"g":
         return 1
     responder.listen()
+    responder.catch_signals()  # before the kubelet hears that we run, and may end us
     with contextlib.suppress(OSError):  # the kubelet ended after it recorded us; the next one takes us over
         os.write(1, b"r")
     devnull = os.open(os.devnull, os.O_RDWR)

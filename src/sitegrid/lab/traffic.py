@@ -86,7 +86,8 @@ def send(target: Target, timeout: float) -> dict[str, Any]:
     """Send one request and return the stand-in's answer; raise `RequestError` with a short reason."""
     deadline = time.monotonic() + timeout
     try:
-        addresses = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        # As bytes: a str would load Python's IDNA tables, for names that have none of it.
+        addresses = socket.getaddrinfo(target.host.encode(), target.port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise RequestError(f"dns: {error.strerror or error}") from None
     family, kind, protocol, _, address = addresses[0]

@@ -24,10 +24,11 @@ def _cluster_and_user(path: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 @pytest.mark.parametrize(("client", "token"), [("kube-proxy", "proxy-token"), ("coredns", "dns-token")])
 def test_node_clients_ask_the_agent(tmp_path: Path, credentials: Credentials, client: str, token: str) -> None:
-    """With an agent, kube-proxy and CoreDNS ask it by plain HTTP, each with its own token."""
+    """With an agent, kube-proxy and CoreDNS ask it with TLS (or client-go would send no token), each with its own."""
     credentials.write_node_clients("a", TOKENS, through_agent=True)
     cluster, user = _cluster_and_user(tmp_path / "nodes" / "a" / f"{client}.kubeconfig")
-    assert cluster == {"server": "http://127.0.0.1:10351"}
+    assert cluster["server"] == "https://127.0.0.1:10353"
+    assert cluster["certificate-authority-data"]
     assert user == {"token": token}
 
 
@@ -51,6 +52,7 @@ def test_no_key_is_readable_by_others(tmp_path: Path, credentials: Credentials) 
     """Every file that is written is its owner's alone."""
     credentials.write_control_plane(1)
     credentials.write_kubelet("a")
+    credentials.write_agent_server("a")
     credentials.write_controller("t")
     credentials.write_node_clients("a", TOKENS, through_agent=True)
     modes = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}

@@ -22,7 +22,10 @@ CLUSTER_DNS: Final = "169.254.20.10"
 """CoreDNS of the node, on the node's loopback link: the same address on every node."""
 CLUSTER_DOMAIN: Final = "cluster.local"
 AGENT: Final = "127.0.0.1:10351"
-AGENT_URL: Final = f"http://{AGENT}"
+"""Where the agent tells about itself."""
+AGENT_TLS: Final = "127.0.0.1:10353"
+"""Where kube-proxy and CoreDNS ask the agent: client-go sends no token to a server without TLS."""
+AGENT_URL: Final = f"https://{AGENT_TLS}"
 KUBE_PROXY_HEALTH_PORT: Final = 10256
 COREDNS_READY_PORT: Final = 8181
 CONTROLLER_METRICS: Final = "127.0.0.1:10352"

@@ -128,35 +128,23 @@ class Bootstrap:
 
 
 def _system_objects() -> list[dict[str, Any]]:
-    """Return the accounts and permissions of the parts that are Kubernetes' own."""
-    objects: list[dict[str, Any]] = [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}},
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRole",
-            "metadata": {"name": "sitegrid-lab:coredns"},
-            # What CoreDNS's kubernetes plug-in lists and watches.
-            "rules": [
-                {"apiGroups": [""], "resources": ["services", "pods", "namespaces"], "verbs": ["list", "watch"]},
-                {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
-            ],
-        },
-    ]
-    for account in ACCOUNTS.values():
-        objects.append(
-            {
-                "apiVersion": "v1",
-                "kind": "ServiceAccount",
-                "metadata": {"name": account.name, "namespace": account.namespace},
-            }
-        )
-    roles = {
-        "kube-proxy": "system:node-proxier",
-        "coredns": "sitegrid-lab:coredns",
-        "controller": "cluster-admin",
-        "agent": "cluster-admin",
+    """Return the accounts and permissions of kube-proxy and CoreDNS; sitegrid's own come from ``deploy/rbac``."""
+    coredns = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": "sitegrid-lab:coredns"},
+        # What CoreDNS's kubernetes plug-in lists and watches.
+        "rules": [
+            {"apiGroups": [""], "resources": ["services", "pods", "namespaces"], "verbs": ["list", "watch"]},
+            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
+        ],
     }
-    return objects + [_binding(ACCOUNTS[component], role) for component, role in roles.items()]
+    objects: list[dict[str, Any]] = [coredns]
+    for component, role in (("kube-proxy", "system:node-proxier"), ("coredns", "sitegrid-lab:coredns")):
+        account = ACCOUNTS[component]
+        metadata = {"name": account.name, "namespace": account.namespace}
+        objects += [{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}, _binding(account, role)]
+    return objects
 
 
 def _binding(account: Account, role: str) -> dict[str, Any]:

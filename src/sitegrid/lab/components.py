@@ -11,7 +11,6 @@ import sys
 
 from sitegrid.lab import addresses
 from sitegrid.lab.addresses import NodeAddresses
-from sitegrid.lab.bootstrap import SYSTEM_NAMESPACE
 from sitegrid.lab.config import LabConfig
 from sitegrid.lab.layout import Layout
 from sitegrid.lab.network import in_netns
@@ -90,7 +89,6 @@ class Components:
             "controller",
             *self._sitegrid("controller"),
             f"--kubeconfig={self._layout.pki / 'controller.kubeconfig'}",
-            f"--leader-elect-namespace={SYSTEM_NAMESPACE}",
             "--identity=lab",  # a fixed one, so that after a crash it need not wait for its own Lease to run out
             f"--metrics-address={addresses.CONTROLLER_METRICS}",
             "-v",
@@ -125,7 +123,9 @@ class Components:
             f"--node-name={node}",
             f"--kubeconfig={directory / 'agent.kubeconfig'}",
             f"--listen={addresses.AGENT}",
-            f"--data-dir={directory / 'agent'}",
+            f"--tls-listen={addresses.AGENT_TLS}",
+            f"--tls-cert-file={directory / 'agent.crt'}",
+            f"--tls-private-key-file={directory / 'agent.key'}",
         )
 
     def kube_proxy(self, node: str) -> ProcessSpec:

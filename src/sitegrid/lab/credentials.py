@@ -94,9 +94,14 @@ class Credentials:
             server = addresses.AGENT_URL if through_agent else addresses.API_SERVER_URL
             self._write(f"nodes/{node}/{client}.kubeconfig", server, {"token": tokens[client]})
 
+    def write_agent_server(self, node: str) -> None:
+        """Write the certificate that the node's agent shows to kube-proxy and CoreDNS."""
+        pair = self._authority.server(f"agent@{node}", ["localhost"], ["127.0.0.1"])
+        write_private(self._layout.node(node) / "agent.crt", pair.certificate)
+        write_private(self._layout.node(node) / "agent.key", pair.key)
+
     def _write(self, path: str, server: str, user: dict[str, str]) -> None:
-        ca = self.ca if server.startswith("https:") else None
-        write_kubeconfig(self._layout.root / path, server=server, user=user, ca=ca)
+        write_kubeconfig(self._layout.root / path, server=server, user=user, ca=self.ca)
 
     def _write_pair(self, name: str, pair: KeyPair) -> None:
         write_private(self._layout.pki / f"{name}.crt", pair.certificate)

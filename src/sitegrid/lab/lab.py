@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -139,8 +139,10 @@ class Lab:
                 config.write(self.layout.config)
                 self._process = _start_supervisor(config, self.layout, listener.fileno(), lock)
             self._follow(self._process, progress)
-        except BaseException:
+        except BaseException as error:
             self._abort()
+            if not isinstance(error, LabError) or not any(self.layout.logs.glob("*")):
+                shutil.rmtree(self.layout.root, ignore_errors=True)
             raise
         finally:
             os.close(lock)
@@ -254,10 +256,10 @@ class Lab:
             raise LabRunning(f"lab {self.name!r} is already running; end it with `sitegrid lab down` first")
         return lock
 
-    def _clear(self) -> None:
-        """Remove what a lab has left in its state directory, but for the lock that the caller holds."""
+    def _clear(self, keep: Set[Path] = frozenset()) -> None:
+        """Remove what a lab has left in its state directory; the caller holds the lock."""
         for entry in self.layout.root.iterdir():
-            if entry == self.layout.lock:
+            if entry in keep or entry == self.layout.lock:
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
@@ -265,12 +267,12 @@ class Lab:
                 entry.unlink(missing_ok=True)
 
     def _abort(self) -> None:
-        """Leave nothing of a lab that did not come up but its logs' last words, which the error carries."""
+        """Leave nothing of a lab that did not come up but its logs, which the next `up` or `down` removes."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
-        shutil.rmtree(self.layout.root, ignore_errors=True)
+        self._clear(keep={self.layout.logs})
 
     def _kill(self) -> None:
         with contextlib.suppress(OSError, ProcessLookupError):

@@ -90,14 +90,10 @@ def client_user(pair: KeyPair) -> dict[str, str]:
     return {"client-certificate-data": _base64(pair.certificate), "client-key-data": _base64(pair.key)}
 
 
-def write_kubeconfig(
-    path: Path, *, server: str, user: dict[str, str], ca: bytes | None = None, name: str = "sitegrid-lab"
-) -> None:
+def write_kubeconfig(path: Path, *, server: str, user: dict[str, str], ca: bytes, name: str = "sitegrid-lab") -> None:
     """Write, atomically and mode 0600, a kubeconfig for `server` as `user` (``{"token": …}`` or `client_user`)."""
-    cluster: dict[str, Any] = {"server": server}
-    if ca is not None:
-        cluster["certificate-authority-data"] = _base64(ca)
-    config = {
+    cluster = {"server": server, "certificate-authority-data": _base64(ca)}
+    config: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": name, "cluster": cluster}],

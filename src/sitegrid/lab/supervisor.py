@@ -144,6 +144,7 @@ class Supervisor:
         self._layout.pods(node.name).mkdir(parents=True)
         (directory / "Corefile").write_text(self._components.corefile(node.name), encoding="utf-8")
         self._credentials.write_kubelet(node.name)
+        self._credentials.write_agent_server(node.name)
         return member
 
     def _start_clients(self, member: LabNode) -> None:

@@ -74,8 +74,8 @@ def covers(wanted: dict[str, Any], fields_v1: bytes) -> bool:
 
 
 def _covers(value: Any, fields: dict[str, Any]) -> bool:
-    if value is None or value == {} or value == []:
-        return True  # sets no path: an empty struct is filled by defaulting
+    if _sets_nothing(value):
+        return True
     if not fields:
         return True  # a leaf, or an atomic list or map: ours as a whole
     if isinstance(value, dict):
@@ -85,9 +85,16 @@ def _covers(value: Any, fields: dict[str, Any]) -> bool:
     return True
 
 
+def _sets_nothing(value: Any) -> bool:
+    """Tell whether `value` sets no path: absent, or an empty struct or list, which defaulting may fill."""
+    if isinstance(value, dict):
+        return all(_sets_nothing(item) for item in value.values())
+    return value is None or value == []
+
+
 def _member_covered(value: Any, fields: dict[str, Any] | None) -> bool:
     if fields is None:
-        return value is None or value == {} or value == []
+        return _sets_nothing(value)
     return _covers(value, fields)
 
 

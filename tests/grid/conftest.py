@@ -1,0 +1,71 @@
+"""Objects for the planning tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from sitegrid.api.grids import DeploymentGrid, Removal
+from sitegrid.api.meta import ObjectMeta
+from sitegrid.grid.observed import Deployment
+
+MakeGrid = Callable[..., DeploymentGrid]
+
+
+def _template() -> dict[str, Any]:
+    return {
+        "replicas": 2,
+        "selector": {"matchLabels": {"app": "web"}},
+        "template": {
+            "metadata": {"labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "web", "image": "web:1"}]},
+        },
+    }
+
+
+@pytest.fixture(scope="session")
+def make_grid() -> MakeGrid:
+    """Make a DeploymentGrid."""
+
+    def make(
+        name: str = "grid", key: str = "zone", template: dict[str, Any] | None = None, **changes: Any
+    ) -> DeploymentGrid:
+        spec = {"gridUniqKey": key, "template": _template() if template is None else template}
+        grid = msgspec.convert({"metadata": {}, "spec": spec}, DeploymentGrid)
+        grid.metadata = ObjectMeta(name=name, namespace="default", uid=f"uid-{name}", generation=1)
+        if changes:
+            grid.spec = msgspec.structs.replace(grid.spec, removal=Removal(**changes))
+        return grid
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def observe() -> Callable[..., Deployment]:
+    """Turn an applied manifest into the Deployment that is then observed, its fields all owned by us."""
+
+    def fields(value: Any) -> Any:
+        return {f"f:{name}": fields(item) for name, item in value.items()} if isinstance(value, dict) else {}
+
+    def make(manifest: dict[str, Any], uid: str = "", **status: Any) -> Deployment:
+        owned = {
+            "f:metadata": {"f:labels": fields(manifest["metadata"]["labels"]), "f:ownerReferences": {}},
+            "f:spec": fields(manifest["spec"]),
+        }
+        observed = {
+            "metadata": {
+                **manifest["metadata"],
+                "uid": uid or f"uid-{manifest['metadata']['name']}",
+                "resourceVersion": "1",
+                "generation": 1,
+                "managedFields": [{"manager": "sitegrid", "operation": "Apply", "fieldsV1": owned}],
+            },
+            "spec": manifest["spec"],
+            "status": status,
+        }
+        return msgspec.json.decode(msgspec.json.encode(observed), type=Deployment)
+
+    return make

@@ -1,0 +1,164 @@
+"""Plans: what is missing is made, what differs is applied, and then there is nothing left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sitegrid.api.meta import OwnerReference, timestamp
+from sitegrid.grid.applied import Verdicts
+from sitegrid.grid.kinds import DEPLOYMENT
+from sitegrid.grid.observed import Deployment
+from sitegrid.grid.plan import Annotate, Create, Delete, Plan, Update, WantedCache, plan_workloads
+from sitegrid.grid.removal import UNIT_GONE_SINCE
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+_values = st.sets(st.sampled_from(["one", "two", "NodeUnit1", "nodeunit1", "a_b", "A.B", "x" * 63]), max_size=5)
+Observe = Callable[..., Deployment]
+
+
+def _plan(grid: Any, units: set[str], children: list[Deployment], *others: Deployment, now: datetime = NOW) -> Plan:
+    known = {child.metadata.name: child for child in (*children, *others)}
+    return plan_workloads(
+        DEPLOYMENT,
+        grid,
+        {value: frozenset({"node"}) for value in sorted(units)},
+        children,
+        known.get,
+        now=now,
+        verdicts=Verdicts(),
+        cache=WantedCache(),
+    )
+
+
+def _carried_out(grid: Any, units: set[str], observe: Observe) -> list[Deployment]:
+    """Return the children after the first plan was carried out."""
+    return [observe(action.manifest) for action in _plan(grid, units, []).actions if isinstance(action, Create)]
+
+
+@given(_values)
+def test_every_unit_gets_one_child(make_grid: Any, units: set[str]) -> None:
+    """One Create per unit, and nothing else."""
+    plan = _plan(make_grid(), units, [])
+    assert {action.unit for action in plan.actions} == units
+    assert all(isinstance(action, Create) for action in plan.actions)
+    assert plan.children == dict.fromkeys(units)
+
+
+@given(_values)
+def test_carried_out_plan_leaves_nothing(make_grid: Any, observe: Observe, units: set[str]) -> None:
+    """A second pass plans nothing (reaches the wanted state and stays)."""
+    grid = make_grid()
+    assert _plan(grid, units, _carried_out(grid, units, observe)).actions == []
+
+
+@given(_values, _values)
+def test_other_units_coming_and_going_change_no_child(
+    make_grid: Any, observe: Observe, units: set[str], others: set[str]
+) -> None:
+    """The children of units that stay are not written when other units come or go (I4)."""
+    grid = make_grid()
+    plan = _plan(grid, others, _carried_out(grid, units, observe))
+    touched = {action.unit for action in plan.actions if isinstance(action, Create | Update | Delete)}
+    assert touched == others - units
+
+
+@given(_values)
+def test_children_select_disjoint_units(make_grid: Any, units: set[str]) -> None:
+    """Every child selects exactly its own unit's pods."""
+    selected = [
+        action.manifest["spec"]["selector"]["matchLabels"]["tkeedge.io/unit"]
+        for action in _plan(make_grid(), units, []).actions
+        if isinstance(action, Create)
+    ]
+    assert len(set(selected)) == len(units)
+
+
+def test_changed_template_is_applied_to_every_unit(make_grid: Any, observe: Observe) -> None:
+    """A new generation differs by its hash."""
+    grid = make_grid()
+    children = _carried_out(grid, {"one", "two"}, observe)
+    grid.metadata.generation = 2
+    grid.spec.template["replicas"] = 3
+    plan = _plan(grid, {"one", "two"}, children)
+    assert [type(action) for action in plan.actions] == [Update, Update]
+
+
+def test_one_units_problem_is_its_own(make_grid: Any) -> None:
+    """A unit that can have no child does not stop the others (I4)."""
+    grid = make_grid()
+    grid.spec.template["template"]["spec"]["nodeSelector"] = {"zone": "one"}
+    plan = _plan(grid, {"one", "two"}, [])
+    assert [action.unit for action in plan.actions] == ["one"]
+    assert plan.problems["two"].reason == "NodeSelectorConflict"
+
+
+def test_name_taken_by_another_grid_is_a_problem(make_grid: Any, observe: Observe) -> None:
+    """A child of somebody else is told, and not touched (I3)."""
+    grid = make_grid()
+    (foreign,) = _carried_out(grid, {"one"}, observe)
+    foreign.metadata.owner_references = [
+        OwnerReference(kind="DeploymentGrid", name="other", uid="x", controller=True)
+    ]
+    plan = _plan(grid, {"one"}, [], foreign)
+    assert plan.actions == []
+    assert plan.problems["one"].reason == "NameConflict"
+    assert "DeploymentGrid other" in plan.problems["one"].message
+
+
+def test_child_of_a_gone_unit_is_marked_first(make_grid: Any, observe: Observe) -> None:
+    """A relabelled node cannot wipe a site at once (I5)."""
+    grid = make_grid()
+    children = _carried_out(grid, {"one", "two"}, observe)
+    plan = _plan(grid, {"two"}, children)
+    (action,) = plan.actions
+    assert isinstance(action, Annotate)
+    assert (action.child.name, action.gone_since) == ("grid-one", NOW)
+    assert plan.leaving == 1
+
+
+def test_marked_child_waits_then_goes(make_grid: Any, observe: Observe) -> None:
+    """The plan says when to come again, and deletes after the grace period."""
+    grid = make_grid(grace_period_seconds=60)
+    children = _carried_out(grid, {"one"}, observe)
+    children[0].metadata.annotations[UNIT_GONE_SINCE] = timestamp(NOW)
+    waiting = _plan(grid, set(), children, now=NOW + timedelta(seconds=20))
+    assert (waiting.actions, waiting.wake_in) == ([], 40)
+    (action,) = _plan(grid, set(), children, now=NOW + timedelta(seconds=60)).actions
+    assert isinstance(action, Delete)
+    assert action.child.uid == children[0].metadata.uid
+
+
+def test_unit_that_comes_back_keeps_its_child(make_grid: Any, observe: Observe) -> None:
+    """The mark is taken off, and the child is not even applied again."""
+    grid = make_grid()
+    children = _carried_out(grid, {"one"}, observe)
+    children[0].metadata.annotations[UNIT_GONE_SINCE] = timestamp(NOW - timedelta(days=1))
+    (action,) = _plan(grid, {"one"}, children).actions
+    assert action == Annotate("one", children[0].metadata, None)
+
+
+def test_child_on_its_way_out_is_left_alone(make_grid: Any, observe: Observe) -> None:
+    """A child that is being deleted is made again only when it is gone."""
+    grid = make_grid()
+    children = _carried_out(grid, {"one", "two"}, observe)
+    for child in children:
+        child.metadata.deletion_timestamp = timestamp(NOW)
+    assert _plan(grid, {"one"}, children).actions == []
+
+
+def test_wanted_children_are_made_once(make_grid: Any) -> None:
+    """The cache gives the same objects for one spec, and new ones for the next generation or another grid."""
+    grid, cache = make_grid(), WantedCache()
+    first = cache.get(DEPLOYMENT, grid, "one")
+    assert cache.get(DEPLOYMENT, grid, "one") is first
+    grid.metadata.generation = 2
+    assert cache.get(DEPLOYMENT, grid, "one") is not first
+    other = msgspec.structs.replace(grid)
+    other.metadata = msgspec.structs.replace(grid.metadata, uid="other")
+    assert cache.get(DEPLOYMENT, other, "one") is not first

@@ -109,7 +109,7 @@ class Cluster:
     ) -> tuple[int, bytes]:
         """Send one request; return status and body."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request((base or self.server) + path, data=data, method=method)  # noqa: S310
+        request = urllib.request.Request((base or self.server) + path, data=data, method=method)
         request.add_header("Accept", accept)
         if token:
             request.add_header("Authorization", f"Bearer {token}")
@@ -145,30 +145,34 @@ def _start_cluster(directory: Path, binaries: Path) -> tuple[Cluster, list[subpr
         f"{READER},reader,3\n"
     )
     log = (directory / "etcd.log").open("wb"), (directory / "kube-apiserver.log").open("wb")
-    etcd = subprocess.Popen(
-        [str(binaries / "etcd"), f"--data-dir={directory}/etcd", "--unsafe-no-fsync", "--log-level=warn"]
-        + [
-            f"--listen-client-urls=http://127.0.0.1:{etcd_port}",
-            f"--advertise-client-urls=http://127.0.0.1:{etcd_port}",
-        ]
-        + [f"--listen-peer-urls=http://127.0.0.1:{peer_port}"],
-        stdout=log[0],
-        stderr=log[0],
-    )
-    server = subprocess.Popen(
-        [str(binaries / "kube-apiserver"), f"--etcd-servers=http://127.0.0.1:{etcd_port}", f"--secure-port={port}"]
-        + ["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--authorization-mode=RBAC"]
-        + [f"--tls-cert-file={directory}/tls.crt", f"--tls-private-key-file={directory}/tls.key"]
-        + [
-            f"--service-account-key-file={directory}/tls.key",
-            f"--service-account-signing-key-file={directory}/tls.key",
-        ]
-        + ["--service-account-issuer=https://test", f"--token-auth-file={directory}/tokens.csv"]
-        + ["--service-cluster-ip-range=10.96.0.0/16", f"--cert-dir={directory}"]
-        + ["--disable-admission-plugins=ServiceAccount"],
-        stdout=log[1],
-        stderr=log[1],
-    )
+    etcd_argv = [
+        str(binaries / "etcd"),
+        f"--data-dir={directory}/etcd",
+        "--unsafe-no-fsync",
+        "--log-level=warn",
+        f"--listen-client-urls=http://127.0.0.1:{etcd_port}",
+        f"--advertise-client-urls=http://127.0.0.1:{etcd_port}",
+        f"--listen-peer-urls=http://127.0.0.1:{peer_port}",
+    ]
+    server_argv = [
+        str(binaries / "kube-apiserver"),
+        f"--etcd-servers=http://127.0.0.1:{etcd_port}",
+        f"--secure-port={port}",
+        "--bind-address=127.0.0.1",
+        "--advertise-address=127.0.0.1",
+        "--authorization-mode=RBAC",
+        f"--tls-cert-file={directory}/tls.crt",
+        f"--tls-private-key-file={directory}/tls.key",
+        f"--service-account-key-file={directory}/tls.key",
+        f"--service-account-signing-key-file={directory}/tls.key",
+        "--service-account-issuer=https://test",
+        f"--token-auth-file={directory}/tokens.csv",
+        "--service-cluster-ip-range=10.96.0.0/16",
+        f"--cert-dir={directory}",
+        "--disable-admission-plugins=ServiceAccount",
+    ]
+    etcd = subprocess.Popen(etcd_argv, stdout=log[0], stderr=log[0])
+    server = subprocess.Popen(server_argv, stdout=log[1], stderr=log[1])
     for file in log:
         file.close()
     return Cluster(port, directory, binaries), [server, etcd]

@@ -1,8 +1,8 @@
 """The one place that decides how a request is answered, from its method and path alone.
 
-Everything that could show an EndpointSlice, Endpoints or a Service is recognised here and sent to the one handler that
-filters it; all else is passed through. A path that is not written plainly (percent-encoding, empty or dot segments) is
-read in every way that the API server might read it, and refused when any of them is guarded.
+Everything that could show an EndpointSlice, Endpoints or a Service is recognised here and sent to the one handler
+that filters it; all else is passed through. A path that is not written plainly (percent-encoding, empty or dot
+segments) is read in every way that the API server might read it, and refused when any of them is guarded.
 
 Invariant I1: there is no spelling of a path to endpoints that is passed through.
 Held by ``tests/agent/test_gate.py``, which tries spellings, and ``tests/agent/test_closure.py``.

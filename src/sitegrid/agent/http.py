@@ -28,10 +28,11 @@ MAX_CONNECTIONS: Final = 256
 HEAD_TIMEOUT: Final = 15.0
 """Seconds for a request head to arrive once its connection is open or its first byte is there."""
 IDLE_TIMEOUT: Final = 300.0
-"""Seconds that a connection may rest between requests; longer than client-go's 90, so that the client closes first."""
+"""Seconds that a connection may rest between requests; longer than client-go's 90, so the client closes first."""
 STALL_TIMEOUT: Final = 60.0
 """Seconds that a client may leave a finished short answer unread, or a request body unsent."""
 _BODY_BUFFER: Final = 64 * 1024
+_WRITE_BUFFER: Final = 64 * 1024
 _PIPELINE: Final = 8
 
 _ONCE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"upgrade", b"expect"})
@@ -135,6 +136,7 @@ class Connection(asyncio.Protocol):
         self._broken: Status | None = None
         self._keep_alive = True
         self._chunked = False
+        self._lost = False
         self.started = False
         """Whether a response to the current request has begun."""
 
@@ -142,6 +144,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or turn it away when there are too many."""
         self.transport = cast(asyncio.Transport, transport)
+        # TLS transports would buffer 512 KiB; what is buffered here can no longer be replaced by a newer state.
+        self.transport.set_write_buffer_limits(high=_WRITE_BUFFER)
         if len(self._connections) >= MAX_CONNECTIONS:
             self.transport.abort()
             return
@@ -152,6 +156,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop whatever is being done for the client."""
+        self._lost = True
         self._connections.discard(self)
         self._metrics.set("connections", len(self._connections))
         self._disarm()
@@ -197,7 +202,7 @@ class Connection(asyncio.Protocol):
             self._raw.feed(rest)
 
     def _flow(self, on: bool) -> None:
-        if self.transport.is_closing():
+        if self._gone:
             return
         if on:
             self.transport.resume_reading()
@@ -298,10 +303,15 @@ class Connection(asyncio.Protocol):
         except Disconnected:
             pass
         finally:
-            self.transport.close()
-            # A peer that never reads must not hold the closing connection open.
-            if self.transport.get_write_buffer_size():
+            # A TLS transport that is lost may not be touched any more.
+            if not self._lost:
+                self.transport.close()
+                # A peer that never reads must not hold the closing connection open.
                 self._arm(STALL_TIMEOUT)
+
+    @property
+    def _gone(self) -> bool:
+        return self._lost or self.transport.is_closing()
 
     async def _next(self) -> Request | None:
         """Return the next request; None once the client's bytes made no sense (it is told so)."""
@@ -373,7 +383,7 @@ class Connection(asyncio.Protocol):
         self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     async def _drain(self, timeout: float | None) -> None:
-        if self.transport.is_closing():
+        if self._gone:
             raise Disconnected("the client is gone")
         if self._writable.is_set():
             return
@@ -383,12 +393,13 @@ class Connection(asyncio.Protocol):
         except TimeoutError as error:
             self.abort()
             raise Disconnected("the client does not read") from error
-        if self.transport.is_closing():
+        if self._gone:
             raise Disconnected("the client is gone")
 
     def abort(self) -> None:
         """Cut the client off at once."""
-        self.transport.abort()
+        if not self._lost:
+            self.transport.abort()
 
 
 class _Malformed(Exception):

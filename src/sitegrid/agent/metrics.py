@@ -1,7 +1,8 @@
 """Counters of one agent, in Prometheus' text format.
 
 A few integers do not justify a client library of 8 MB. Everything that is refused, cut off or not understood is
-counted here (I6: nothing is dropped silently). Shown under ``/sitegrid/metrics``. Held by ``tests/agent/test_server.py``.
+counted here (I6: nothing is dropped silently). Shown under ``/sitegrid/metrics``. Held by
+``tests/agent/test_server.py``.
 """
 
 from __future__ import annotations

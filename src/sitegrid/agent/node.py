@@ -3,7 +3,8 @@
 Only the node's metadata is watched. Until the first complete answer the units are unknown, and unknown is not empty:
 then nothing is answered at all. A node that does not exist is in no unit.
 
-Invariant I1: `units` holds the ids of the node's current labels and nothing else. Held by ``tests/agent/test_node.py``.
+Invariant I1: `units` holds the ids of the node's current labels and nothing else. Held by
+``tests/agent/test_node.py``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Answers a GET of one EndpointSlice, Service or Endpoints.
 
 The object is asked for with the client's own credentials, read whole, and looked at before anything is answered: an
-object that is no grid's is passed on byte for byte, a unit slice of the node and a grid's Service are shown rewritten,
-everything else of a grid does not exist. Errors of the API server are passed on.
+object that is no grid's is passed on byte for byte, a unit slice of the node and a grid's Service are shown
+rewritten, everything else of a grid does not exist. Errors of the API server are passed on.
 
 Invariant I1. Held by ``tests/agent/test_closure.py``.
 """

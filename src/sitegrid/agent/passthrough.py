@@ -1,8 +1,8 @@
 """Passes a request through to the API server as a stream: any method, body, long watch or upgrade.
 
 What goes upstream is what the client sent, its own Authorization included, and nothing of the agent's: neither token
-nor client certificate. Hop-by-hop headers are dropped and the body is framed anew, so that both sides can only read it
-in one way. Called by the server for everything that the gate does not guard.
+nor client certificate. Hop-by-hop headers are dropped and the body is framed anew, so that both sides can only read
+it in one way. Called by the server for everything that the gate does not guard.
 
 Invariant: the agent's account is never lent. Held by ``tests/agent/test_passthrough.py``.
 """

@@ -1,9 +1,10 @@
 """Runs an agent: joins its parts, listens, and goes on until it is told to stop.
 
 Called by `sitegrid agent`. Binds to loopback only, unless told otherwise in so many words: whoever reaches the
-listener sees the node's endpoints without credentials. There are two listeners, a plain one and one with TLS: client-go
-does not send the token of its kubeconfig to a server with ``http://`` (client-go tools/clientcmd,
-IsConfigTransportTLS), so clients that need more than Services and EndpointSlices have to use the second. Held by ``tests/agent/test_run.py``.
+listener sees the node's endpoints without credentials. There are two listeners, a plain one and one with TLS:
+client-go does not send the token of its kubeconfig to a server with ``http://`` (client-go tools/clientcmd,
+IsConfigTransportTLS), so clients that need more than Services and EndpointSlices have to use the second. Held by
+``tests/agent/test_run.py``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Answers LIST and WATCH from a view, as the API server would.
 
 A LIST is the view's items under the view's resourceVersion, paged on request. A WATCH is a place in the view's log
-that moves as fast as the client reads: initial events if it asks for them, then the log, then whatever is added, with a
-bookmark now and then. A client that lags so far that its place is gone is cut off and counted (I6).
+that moves as fast as the client reads: initial events if it asks for them, then the log, then whatever is added, with
+a bookmark now and then. A client that lags so far that its place is gone is cut off and counted (I6).
 
 Called by the server; speaks to clients through `Connection`. Held by ``tests/agent/test_serve.py`` and, against the
 real API server, ``tests/agent/test_conformance.py``.
@@ -30,8 +30,8 @@ _WATCH_SECONDS: Final = (1800, 3600)
 _BATCH: Final = 64 * 1024
 
 _EXPIRED_CONTINUE: Final = (
-    "The provided continue parameter is too old to display a consistent list result. You can start a new list without "
-    "the continue parameter."
+    "The provided continue parameter is too old to display a consistent list result. You can start a new list "
+    "without the continue parameter."
 )
 
 

@@ -6,14 +6,14 @@ held against the client's selectors. Whatever happens (an event, a relist, a rel
 what a client should see under one key and compares that with what it saw: so what stayed is never touched, and the
 order in which the two sources speak does not matter.
 
-What clients were told is kept in a bounded log. resourceVersions of the two streams are not in order, so a client that
-resumes from one is served from the *earliest* place in the log at which it can have seen it: it may hear something
-again, it never misses anything. A resourceVersion that is not in the log is 410, and the client lists anew.
+What clients were told is kept in a bounded log. resourceVersions of the two streams are not in order, so a client
+that resumes from one is served from the *earliest* place in the log at which it can have seen it: it may hear
+something again, it never misses anything. A resourceVersion that is not in the log is 410, and the client lists anew.
 
 Of a grid's slices only the present state is ever sent, also from the log, and a deleted one without its endpoints.
 
-Invariants: I1 (only slices of current units are in `items`), I6 (a reader that fell behind the log gets an error, not a
-gap). Held by ``tests/agent/test_view.py`` and ``tests/agent/test_closure.py``.
+Invariants: I1 (only slices of current units are in `items`), I6 (a reader that fell behind the log gets an error,
+not a gap). Held by ``tests/agent/test_view.py`` and ``tests/agent/test_closure.py``.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class View:
         if plain is not None and of_grid(codec.labels(plain)):
             plain = None
         grid = self._grid.objects.get(key) if self._grid is not None else None
-        # An object that became a grid's (or ceased to be) is in both until both sources have spoken: the newer counts.
+        # An object that became a grid's (or ceased to be) is in both until both sources spoke: the newer counts.
         if grid is not None and (plain is None or grid.rv >= plain.rv):
             return self._shown(grid), True
         return plain, False

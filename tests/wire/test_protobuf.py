@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sitegrid.wire import protobuf
+from sitegrid.wire.protobuf import ProtobufError
+
+LABELS = st.dictionaries(st.text(max_size=20), st.text(max_size=20), max_size=5)
+
+
+@given(st.integers(min_value=0, max_value=2**64 - 1))
+def test_varints_survive_a_round_trip(value: int) -> None:
+    """A varint is read as it was written, and all of it is read."""
+    data = protobuf.write_varint(value)
+    assert protobuf.read_varint(data + b"\xff", 0, len(data)) == (value, len(data))
+
+
+@given(name=st.text(min_size=1), namespace=st.text(), labels=LABELS)
+def test_metadata_is_read(encode: Any, name: str, namespace: str, labels: dict[str, str]) -> None:
+    """Name, namespace, resourceVersion and labels are those that were encoded."""
+    meta = protobuf.read_meta(encode.slice(name, namespace, "42", labels))
+    assert meta == (name, namespace, "42", labels, {})
+
+
+@given(old=LABELS, new=LABELS, unknown=st.binary(max_size=30))
+def test_new_labels_leave_the_rest_alone(
+    encode: Any, old: dict[str, str], new: dict[str, str], unknown: bytes
+) -> None:
+    """Replacing labels changes labels; every other field, known or not, keeps its bytes and its order."""
+    tail = encode.blob(2, "endpoint") + encode.blob(99, unknown) + encode.number(1000, 7)
+
+    def message(labels: dict[str, str]) -> bytes:
+        meta: bytes = encode.meta("n", "ns", "7", labels, extra=encode.blob(77, unknown))
+        return bytes(encode.blob(1, meta) + tail)
+
+    changed = protobuf.with_labels(message(old), new)
+    assert protobuf.read_meta(changed).labels == new
+    assert protobuf.with_labels(changed, {}) == protobuf.with_labels(message({}), {})
+    assert changed.endswith(tail)
+
+
+def test_the_last_of_repeated_map_keys_counts(encode: Any) -> None:
+    """A label that is encoded twice has the value that a Go client would read."""
+    labels = encode.meta("n", labels={"a": "1"}, extra=encode.blob(11, encode.blob(1, "a") + encode.blob(2, "2")))
+    assert protobuf.read_meta(encode.blob(1, labels)).labels == {"a": "2"}
+
+
+def test_truncation_anywhere_in_the_envelope_is_an_error(
+    encode: Any, every_truncation: Callable[[bytes], list[bytes]]
+) -> None:
+    """However many bytes of a body are missing: it is never taken for a whole object."""
+    body = encode.body("EndpointSlice", encode.slice("n", labels={"a": "b"}))
+    for cut in every_truncation(body[: -len(encode.blob(3, "") + encode.blob(4, ""))]):
+        with pytest.raises(ProtobufError):
+            protobuf.unwrap(cut)
+
+
+def test_truncation_inside_metadata_is_an_error(
+    encode: Any, every_truncation: Callable[[bytes], list[bytes]]
+) -> None:
+    """However many bytes of an object's first field are missing: no metadata is read from it."""
+    message = encode.blob(1, encode.meta("n", labels={"a": "b"}))
+    for cut in every_truncation(message):
+        with pytest.raises(ProtobufError):
+            protobuf.read_meta(cut)
+
+
+def test_truncation_of_a_watch_event_is_an_error(
+    encode: Any, every_truncation: Callable[[bytes], list[bytes]]
+) -> None:
+    """However many bytes of an event are missing: no object is read from it."""
+    for cut in every_truncation(encode.event("ADDED", encode.body("EndpointSlice", encode.slice("n")))):
+        with pytest.raises(ProtobufError):
+            protobuf.read_event(cut)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_an_error_or_an_object(data: bytes) -> None:
+    """Nothing but `ProtobufError` comes out of hostile bytes, and it always comes to an end."""
+    for read in (protobuf.read_meta, protobuf.read_event, protobuf.read_list, protobuf.unwrap):
+        try:
+            read(data)
+        except ProtobufError:
+            pass
+
+
+@given(st.data())
+def test_a_damaged_object_is_an_error_or_an_object(encode: Any, data: st.DataObject) -> None:
+    """One changed byte anywhere raises nothing but `ProtobufError`."""
+    message = bytearray(encode.slice("name", labels={"a": "b"}))
+    message[data.draw(st.integers(0, len(message) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        protobuf.with_labels(bytes(message), {"c": "d"})
+        protobuf.read_meta(bytes(message))
+    except ProtobufError:
+        pass
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x0b\x0c",  # a group
+        b"\x02\x00",  # field number 0
+        b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",  # a length of 2^64-1
+        b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",  # a varint of 11 bytes
+        b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f",  # a varint of 70 bits
+        b"\x09\x00",  # half a fixed64
+    ],
+)
+def test_illegal_wire_data_is_an_error(data: bytes) -> None:
+    """What no Kubernetes component writes is refused."""
+    with pytest.raises(ProtobufError):
+        list(protobuf.fields(data))
+
+
+def test_two_metadata_fields_are_an_error(encode: Any) -> None:
+    """Go would merge them, so neither alone tells what a client would see."""
+    with pytest.raises(ProtobufError):
+        protobuf.read_meta(encode.slice("a") + encode.blob(1, encode.meta("b")))
+
+
+def test_encoded_content_is_an_error(encode: Any) -> None:
+    """Content that is compressed or otherwise encoded cannot be looked into."""
+    with pytest.raises(ProtobufError):
+        protobuf.unwrap(b"k8s\0" + encode.blob(2, b"x") + encode.blob(3, "gzip"))
+
+
+def test_a_body_is_wrapped_as_the_api_server_does(encode: Any) -> None:
+    """The envelope is the one that an independent encoder makes."""
+    assert protobuf.wrap("discovery.k8s.io/v1", "EndpointSlice", b"abc") == encode.body("EndpointSlice", b"abc")
+
+
+def test_an_event_is_written_as_it_is_read(encode: Any) -> None:
+    """Writing an event gives what an independent encoder makes, and reading gives it back."""
+    frame = protobuf.write_event("ADDED", b"body")
+    assert frame == encode.event("ADDED", b"body")
+    assert protobuf.read_event(frame) == ("ADDED", b"body")
+
+
+@given(st.lists(st.binary(max_size=20)))
+def test_a_list_gives_its_items_and_place(encode: Any, items: list[bytes]) -> None:
+    """resourceVersion, continue token and items of a list are read, in order."""
+    meta = encode.blob(2, "99") + encode.blob(3, "token")
+    message = encode.blob(1, meta) + b"".join(encode.blob(2, item) for item in items)
+    assert protobuf.read_list(message) == ("99", "token", items)
+
+
+def test_a_field_is_taken_out_whole(encode: Any) -> None:
+    """All occurrences of a field go, the others stay."""
+    message = encode.blob(1, "a") + encode.blob(2, "b") + encode.blob(2, "c") + encode.blob(3, "d")
+    assert protobuf.without_field(message, 2) == encode.blob(1, "a") + encode.blob(3, "d")

@@ -59,7 +59,9 @@ def write(directory: Path, pod: Mapping[str, Any], *, netns: Path, address: str,
         "nsswitch.conf": _NSSWITCH,
     }
     for name, text in files.items():
-        (directory / name).write_text(text)
+        path = directory / name
+        if not path.exists() or path.read_text() != text:  # a pod taken over may be entered at this moment
+            path.write_text(text)
 
 
 def resolv_conf(pod: Mapping[str, Any], dns: DnsSettings) -> str:

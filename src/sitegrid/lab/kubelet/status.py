@@ -47,6 +47,8 @@ def phase(pod: Mapping[str, Any], record: PodRecord) -> str:
     deleting = "deletionTimestamp" in pod["metadata"]
     if restart_policy == "Always" and not deleting:
         return "Running"
+    if any(record.containers.get(c["name"], ContainerRecord()).state == RUNNING for c in sidecars(pod)):
+        return "Running"  # a terminal phase says that nothing runs any more
     if all(c.exit_code == 0 for c in containers):
         return "Succeeded"
     return "Running" if restart_policy == "OnFailure" and not deleting else "Failed"

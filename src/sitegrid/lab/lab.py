@@ -122,6 +122,7 @@ class Lab:
         """
         lock = self._lock()
         try:
+            self._collect()
             self._clear()
             user_namespace = check_requirements()
             binaries = ensure_binaries(progress=progress)
@@ -158,9 +159,7 @@ class Lab:
                 raise LabError(f"lab {self.name!r} does not end; it is locked by another command or a stuck process")
             time.sleep(0.02)
         try:
-            if self._process is not None:
-                self._process.wait()
-                self._process = None
+            self._collect()
             self._clear()
             shutil.rmtree(self.layout.root, ignore_errors=True)
         finally:
@@ -270,9 +269,14 @@ class Lab:
         """Leave nothing of a lab that did not come up but its logs, which the next `up` or `down` removes."""
         if self._process is not None:
             self._process.kill()
+        self._collect()
+        self._clear(keep={self.layout.logs})
+
+    def _collect(self) -> None:
+        """Take the exit of a supervisor that this object has started and that has ended or is about to."""
+        if self._process is not None:
             self._process.wait()
             self._process = None
-        self._clear(keep={self.layout.logs})
 
     def _kill(self) -> None:
         with contextlib.suppress(OSError, ProcessLookupError):

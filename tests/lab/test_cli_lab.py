@@ -1,0 +1,104 @@
+"""`sitegrid lab` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sitegrid.cli.main import main
+from sitegrid.lab.lab import Lab
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty directory of labs."""
+    monkeypatch.setenv("SITEGRID_LAB_DIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def shared(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the arguments that name the shared lab."""
+    monkeypatch.setenv("SITEGRID_LAB_DIR", str(lab.layout.root.parent))
+    return ["--name", lab.name]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"],
+        ["kubeconfig"],
+        ["exec", "a", "--", "true"],
+        ["wan", "cut", "a"],
+        ["node", "add", "a"],
+        ["process", "stop", "etcd"],
+    ],
+)
+def test_verbs_need_a_running_lab(home: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    """Without a lab every verb says how to start one."""
+    assert main(["lab", *words]) == 1
+    assert capsys.readouterr().err == "error: lab 'default' is not running; start it with `sitegrid lab up`\n"
+
+
+def test_down_without_a_lab_succeeds(home: Path) -> None:
+    """`down` is for scripts that clean up: nothing to do is no failure."""
+    assert main(["lab", "down"]) == 0
+
+
+def test_bad_name_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that is no name is refused before it becomes a path."""
+    assert main(["lab", "status", "--name", "../x"]) == 1
+    assert "lab name '../x'" in capsys.readouterr().err
+
+
+def test_bad_sites_file_starts_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistake in the sites file is one line, and no lab is begun."""
+    (home / "sites.yaml").write_text("nodes: [{name: A}]\n")
+    assert main(["lab", "up", "--sites", str(home / "sites.yaml")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "sites.yaml: node name 'A' is no DNS label" in error
+    assert not (home / "default").exists()
+
+
+def test_status_is_a_table(shared: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The table has nodes with labels and processes with states."""
+    assert main(["lab", "status", *shared]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["node12", "Ready", "up", "yes", "172.30.1.1", "test=a1,zone=NodeUnit1"] in rows
+    assert any(row[:1] == ["kube-proxy@node12"] and row[2] == "running" for row in rows)
+
+
+def test_status_is_json(shared: list[str], capsys: pytest.CaptureFixture[str], lab: Lab) -> None:
+    """`-o json` has the same for scripts."""
+    assert main(["lab", "status", *shared, "-o", "json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["kubeconfig"] == str(lab.kubeconfig)
+    assert {"name": "node14", "labels": {"zone": "NodeUnit1"}, "wan": True}.items() <= status["nodes"][1].items()
+
+
+def test_kubeconfig_is_a_path(shared: list[str], capsys: pytest.CaptureFixture[str], lab: Lab) -> None:
+    """`lab kubeconfig` prints the path and nothing else, for $(…)."""
+    assert main(["lab", "kubeconfig", *shared]) == 0
+    assert capsys.readouterr().out == f"{lab.kubeconfig}\n"
+
+
+@pytest.mark.parametrize(("command", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137)])
+def test_exec_exits_as_the_command(shared: list[str], command: str, code: int) -> None:
+    """The exit code is the command's, 128 + N for signal N."""
+    assert main(["lab", "exec", *shared, "node12", "--", "sh", "-c", command]) == code
+
+
+def test_wan_says_what_it_cut(shared: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """`wan` names the nodes, so that a label that matches more than meant is seen."""
+    assert main(["lab", "wan", "cut", *shared, "zone=NodeUnit2"]) == 0
+    assert main(["lab", "wan", "restore", *shared, "zone=NodeUnit2"]) == 0
+    assert capsys.readouterr().out == "WAN cut: node21, node23\nWAN restored: node21, node23\n"
+
+
+def test_label_without_value_is_refused(shared: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """`--label` takes KEY=VALUE."""
+    assert main(["lab", "node", "add", *shared, "x", "--label", "zone"]) == 2
+    assert capsys.readouterr().err == "error: --label zone: use KEY=VALUE\n"

@@ -1,0 +1,175 @@
+"""However a lab ends, nothing of it is left; and a second lab is no neighbour of the first."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sitegrid.lab import lab as lab_module
+from sitegrid.lab.binaries import ensure_binaries
+from sitegrid.lab.lab import Lab, LabError, LabNotRunning
+from sitegrid.lab.sites import Node, Sites
+
+NewLab = Callable[..., Lab]
+Until = Callable[[Callable[[], bool], str], None]
+
+CONTROL_PLANE_ONLY = Sites(())
+ONE_NODE = Sites((Node("a", {"zone": "x"}),))
+
+
+def _up(lab: Lab, sites: Sites = CONTROL_PLANE_ONLY) -> None:
+    lab.up(sites, controller=False, agents=False)
+
+
+def _processes_of(lab: Lab) -> list[str]:
+    """Return the host's processes that have the lab's directory in their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(lab.layout.root) in line:
+            found.append(line)
+    return found
+
+
+def _host() -> tuple[str, str, list[str]]:
+    """Return the host's links, mounts and named network namespaces."""
+    links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    netns = Path("/run/netns")
+    return (
+        links,
+        Path("/proc/self/mounts").read_text(),
+        sorted(path.name for path in netns.iterdir()) if netns.is_dir() else [],
+    )
+
+
+def test_nothing_is_left_after_down(new_lab: NewLab) -> None:
+    """`down` removes processes, links, mounts and the state directory; the host never saw a link or mount."""
+    before = _host()
+    lab = new_lab()
+    _up(lab, ONE_NODE)
+    assert _host() == before
+    lab.down()
+    assert _host() == before
+    assert _processes_of(lab) == []
+    assert not lab.layout.root.exists()
+    assert not lab.running
+
+
+def test_down_twice_is_down(new_lab: NewLab) -> None:
+    """`down` of what is not there does nothing."""
+    lab = new_lab()
+    lab.down()
+    lab.down()
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "its parent"])
+def test_killed_supervisor_takes_all_with_it(new_lab: NewLab, until: Until, victim: str) -> None:
+    """After SIGKILL of either of its two processes the kernel ends the rest, and the next `up` cleans and works."""
+    lab = new_lab()
+    _up(lab, ONE_NODE)
+    pid = lab.supervisor_pid
+    if victim == "its parent":
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not lab.running, "the supervisor is gone")
+    until(lambda: not _processes_of(lab), "all its processes are gone")
+    with pytest.raises(LabNotRunning, match="not running"):
+        lab.status()
+    stale = lab.layout.nodes / "stale"
+    stale.mkdir()
+    _up(lab)
+    assert not stale.exists()
+    assert lab.kubectl("get", "nodes").stdout == ""
+
+
+def test_two_labs_do_not_meet(new_lab: NewLab) -> None:
+    """Two labs with the same nodes run side by side, each with its own cluster."""
+    first, second = new_lab("first"), new_lab("second")
+    _up(first, ONE_NODE)
+    _up(second, ONE_NODE)
+    first.kubectl("create", "configmap", "mark")
+    assert second.kubectl("get", "configmap", "mark", check=False).returncode == 1
+    first.down()
+    assert second.kubectl("get", "nodes", "-o", "name").stdout == "node/a\n"
+
+
+def test_interrupted_up_leaves_nothing(tmp_path: Path, until: Until) -> None:
+    """Ctrl-C while it starts: exit code 130, no process, no directory."""
+    environment = {**os.environ, "SITEGRID_LAB_DIR": str(tmp_path)}
+    argv = [sys.executable, "-m", "sitegrid", "lab", "up", "--name", "cut", "--no-controller", "--no-agents"]
+    process = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "starting" in line:
+            break
+    lab = Lab("cut", directory=tmp_path)
+    until(lambda: len(_processes_of(lab)) >= 4, "parts of the lab run")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert _processes_of(lab) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lab_whose_up_was_killed_ends_by_itself(tmp_path: Path, until: Until) -> None:
+    """Where `up` is killed before the lab is ready nobody knows of the lab, so it ends."""
+    environment = {**os.environ, "SITEGRID_LAB_DIR": str(tmp_path)}
+    argv = [sys.executable, "-m", "sitegrid", "lab", "up", "--name", "cut", "--no-controller", "--no-agents"]
+    process = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "starting" in line:
+            break
+    process.kill()
+    process.communicate(timeout=60)
+    until(lambda: not _processes_of(Lab("cut", directory=tmp_path)), "the lab has ended")
+    Lab("cut", directory=tmp_path).down()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_part_that_cannot_run_is_reported(new_lab: NewLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that ends again and again is named with its last words; logs are kept, nothing else is."""
+    programs = ensure_binaries(progress=lambda _: None)
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho I am broken\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(lab_module, "ensure_binaries", lambda progress: {**programs, "etcd": broken})
+    lab = new_lab()
+    with pytest.raises(LabError, match=r"^etcd keeps ending: I am broken$"):
+        _up(lab)
+    assert _processes_of(lab) == []
+    assert {entry.name for entry in lab.layout.root.iterdir()} == {"lock", "logs"}
+
+
+def test_without_root_it_works_as_well(new_lab: NewLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a user namespace of its own, as every user but root gets one, a lab has nodes, exec and a WAN switch."""
+    monkeypatch.setattr(lab_module, "check_requirements", lambda: True)
+    lab = new_lab()
+    _up(lab, ONE_NODE)
+    assert lab.run("a", ["ip", "-br", "link", "show", "wan0"], capture_output=True, check=True).stdout
+    lab.cut_wan("a")
+    assert [(node.ready, node.wan) for node in lab.status().nodes] == [(True, False)]
+
+
+def test_added_node_is_ready_and_stays_labelled(new_lab: NewLab) -> None:
+    """`add_node` returns with a Ready node of the given labels, reached by the older nodes' pods."""
+    lab = new_lab()
+    _up(lab, ONE_NODE)
+    lab.add_node("b", {"zone": "y"})
+    node = json.loads(lab.kubectl("get", "node", "b", "-o", "json").stdout)
+    assert node["metadata"]["labels"]["zone"] == "y"
+    assert [(status.name, status.ready) for status in lab.status().nodes] == [("a", True), ("b", True)]
+    routes = lab.run("a", ["ip", "route"], capture_output=True, check=True).stdout
+    assert "10.244.2.0/24 via 172.30.1.2" in routes
+    with pytest.raises(LabError, match="node 'b' exists already"):
+        lab.add_node("b", {})

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -283,6 +284,20 @@ class Controller:
             self._process.wait()
             self._process = None
 
+    def pause(self) -> None:
+        """Let it see and do nothing until `go_on`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it work again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def log(self) -> str:
+        """Return all that it has logged."""
+        return (self._plane.directory / "controller.log").read_text(errors="replace")
+
     def http(self, path: str) -> tuple[int, str]:
         """Return status and text of a page of its endpoint; status 0 where there is no answer."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -398,6 +413,20 @@ class World:
                 "spec": {"nodeName": node, "containers": [{"name": "web", "image": "web:1"}]},
             }
         )
+        self._report_ready(name, address)
+
+    def make_pods_ready(self, node: str) -> None:
+        """Bind this namespace's pods to `node` and report them ready, as scheduler and kubelet do."""
+        wait_for(lambda: self.plane.objects("pods", self.namespace), "pods", dump=self.dump)
+        for number, pod in enumerate(self.plane.objects("pods", self.namespace)):
+            name = pod["metadata"]["name"]
+            target = {"apiVersion": "v1", "kind": "Node", "name": node}
+            binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target}
+            path = f"/api/v1/namespaces/{self.namespace}/pods/{name}/binding"
+            self.plane.kubectl("create", f"--raw={path}", "-f", "-", manifest=binding)
+            self._report_ready(name, f"10.244.9.{number + 1}")
+
+    def _report_ready(self, pod: str, address: str) -> None:
         status = {
             "phase": "Running",
             "podIP": address,
@@ -405,7 +434,7 @@ class World:
             "conditions": [{"type": "Ready", "status": "True"}],
         }
         patch = ("--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
-        self.plane.kubectl("patch", "pod", name, "-n", self.namespace, *patch)
+        self.plane.kubectl("patch", "pod", pod, "-n", self.namespace, *patch)
 
     def deployment_grid(self, name: str = "grid", **changes: Any) -> Manifest:
         """Return a DeploymentGrid; `changes` replace fields of its spec."""
@@ -504,3 +533,17 @@ def world(running: Running) -> Iterator[World]:
         yield world
     finally:
         world.clean()
+
+
+@pytest.fixture
+def new_controller(running: Running) -> Iterator[Callable[[], Controller]]:
+    """Return a function that makes a further replica, not started, ended after the test."""
+    made: list[Controller] = []
+
+    def make() -> Controller:
+        made.append(Controller(running.plane))
+        return made[-1]
+
+    yield make
+    for controller in made:
+        controller.kill()

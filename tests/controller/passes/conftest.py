@@ -1,0 +1,337 @@
+"""An API server in memory, and passes over it: given objects → expected writes, with crashes and stale stores."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from sitegrid.api.grids import DeploymentGrid, ServiceGrid
+from sitegrid.controller.cluster import Cluster
+from sitegrid.controller.metrics import Metrics
+from sitegrid.controller.queues import GridKey, ServiceKey
+from sitegrid.controller.reporter import Reporter
+from sitegrid.controller.services import Services
+from sitegrid.controller.slices import Slices
+from sitegrid.controller.statuses import Statuses
+from sitegrid.controller.workloads import Workloads
+from sitegrid.controller.writer import Writer
+from sitegrid.grid.observed import Deployment, EndpointSlice, Node, Service
+from sitegrid.kube.errors import ApiError
+from sitegrid.kube.resources import Resource
+
+Manifest = dict[str, Any]
+NAMESPACE = "default"
+
+
+class Crash(BaseException):
+    """The controller's process is dead."""
+
+
+class FakeApi:
+    """Enough of the API server's server-side apply for whole objects of ours; it can kill the controller."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], Manifest] = {}
+        """By plural and name; all in one namespace."""
+        self.writes: list[str] = []
+        self.crash_after: int | None = None
+        """Kill the controller right after this many writes took effect."""
+        self.refuse: Callable[[str, str], ApiError | None] = lambda verb, name: None
+        self._version = 0
+
+    async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Manifest:
+        """Return one object."""
+        self._alive()
+        return copy.deepcopy(self._found(resource.plural, name))
+
+    async def apply(
+        self,
+        resource: Resource,
+        obj: Manifest,
+        *,
+        field_manager: str,
+        force: bool = False,
+        subresource: str | None = None,
+    ) -> Manifest:
+        """Apply: our fields become what `obj` says; fields of others stay."""
+        assert field_manager == "sitegrid"
+        name = obj["metadata"]["name"]
+        self._alive()
+        if (error := self.refuse("apply", name)) is not None:
+            raise error
+        key = (resource.plural, name)
+        present = self.objects.get(key)
+        uid = obj["metadata"].get("uid")
+        if uid is not None and (present is None or present["metadata"]["uid"] != uid):
+            raise ApiError(409, "Conflict", "uid differs")
+        obj = copy.deepcopy(obj)
+        if subresource == "status":
+            assert present is not None
+            changed = {**present, "status": obj["status"]}
+        else:
+            changed = self._merged(present, obj)
+        if present is None or _comparable(present) != _comparable(changed):
+            self.put(resource.plural, changed)
+        self._wrote(f"{'status' if subresource else 'apply'} {resource.plural} {name}")
+        return copy.deepcopy(self.objects[key])
+
+    async def patch(self, resource: Resource, name: str, patch: Manifest, namespace: str | None = None) -> Manifest:
+        """Merge patch of annotations, with its preconditions."""
+        self._alive()
+        found = copy.deepcopy(self._found(resource.plural, name))
+        metadata = patch["metadata"]
+        for field in ("uid", "resourceVersion"):
+            if found["metadata"][field] != metadata[field]:
+                raise ApiError(409, "Conflict", f"{field} differs")
+        annotations = {**found["metadata"].get("annotations", {}), **metadata["annotations"]}
+        found["metadata"]["annotations"] = {key: value for key, value in annotations.items() if value is not None}
+        self.put(resource.plural, found)
+        self._wrote(f"annotate {resource.plural} {name}")
+        return copy.deepcopy(self.objects[resource.plural, name])
+
+    async def delete(
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str | None = None,
+        *,
+        uid: str | None = None,
+        resource_version: str | None = None,
+        propagation_policy: str | None = None,
+    ) -> None:
+        """Delete, with preconditions."""
+        self._alive()
+        metadata = self._found(resource.plural, name)["metadata"]
+        if (metadata["uid"], metadata["resourceVersion"]) != (uid, resource_version):
+            raise ApiError(409, "Conflict", "it changed")
+        del self.objects[resource.plural, name]
+        self._wrote(f"delete {resource.plural} {name}")
+
+    def put(self, plural: str, obj: Manifest) -> None:
+        """Store an object with a new resourceVersion, as anybody's write does."""
+        self._version += 1
+        metadata = {"namespace": NAMESPACE, "uid": f"uid-{self._version}", **obj["metadata"]}
+        key = (plural, metadata["name"])
+        former = self.objects.get(key)
+        generation = former["metadata"]["generation"] if former else 0
+        if former is None or former.get("spec") != obj.get("spec"):
+            generation += 1
+        metadata.update(resourceVersion=str(self._version), generation=generation)
+        self.objects[key] = {**obj, "metadata": metadata}
+
+    def of(self, plural: str) -> dict[str, Manifest]:
+        """Return the objects of one type by name."""
+        return {name: obj for (kind, name), obj in self.objects.items() if kind == plural}
+
+    def _merged(self, present: Manifest | None, obj: Manifest) -> Manifest:
+        metadata = copy.deepcopy(present["metadata"]) if present else {}
+        for field in ("labels", "annotations"):
+            metadata[field] = {**metadata.get(field, {}), **obj["metadata"].get(field, {})}
+        metadata["ownerReferences"] = obj["metadata"]["ownerReferences"]
+        metadata["name"] = obj["metadata"]["name"]
+        owned = {"f:metadata": {"f:labels": _fields(obj["metadata"]["labels"]), "f:ownerReferences": {}}}
+        if "spec" in obj:
+            owned["f:spec"] = _fields(obj["spec"])
+        metadata["managedFields"] = [{"manager": "sitegrid", "operation": "Apply", "fieldsV1": owned}]
+        return {**(present or {}), **obj, "metadata": metadata}
+
+    def _found(self, plural: str, name: str) -> Manifest:
+        if (plural, name) not in self.objects:
+            raise ApiError(404, "NotFound", f"{plural} {name} not found")
+        return self.objects[plural, name]
+
+    def _alive(self) -> None:
+        if self.crash_after is not None and len(self.writes) >= self.crash_after:
+            raise Crash
+
+    def _wrote(self, write: str) -> None:
+        self.writes.append(write)
+        self._alive()
+
+
+def _fields(value: Any) -> Manifest:
+    return {f"f:{name}": _fields(item) for name, item in value.items()} if isinstance(value, dict) else {}
+
+
+def _comparable(obj: Manifest) -> Manifest:
+    metadata = {
+        name: value for name, value in obj["metadata"].items() if name not in ("resourceVersion", "generation")
+    }
+    return {**obj, "metadata": metadata}
+
+
+class Recorder:
+    """Keeps events."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def event(self, regarding: Manifest, *, type: str, reason: str, action: str, note: str) -> None:
+        """Keep one."""
+        self.events.append((reason, note))
+
+
+class Controller:
+    """One life of the controller: its stores, its memory and its passes, on an API that outlives it."""
+
+    STORES = ("nodes", "deploymentgrids", "servicegrids", "deployments", "services", "endpointslices")
+
+    def __init__(self, api: FakeApi) -> None:
+        self.api = api
+        self.clock = 0.0
+        self.recorder = Recorder()
+        cluster = self.cluster = Cluster()
+        self._stores: dict[str, tuple[Any, type[Any]]] = {
+            "nodes": (cluster.nodes, Node),
+            "deploymentgrids": (cluster.deployment_grids.store, DeploymentGrid),
+            "servicegrids": (cluster.service_grids.store, ServiceGrid),
+            "deployments": (cluster.deployments.store, Deployment),
+            "services": (cluster.services.store, Service),
+            "endpointslices": (cluster.slices.store, EndpointSlice),
+        }
+        writer = Writer(api, Metrics())
+        statuses = Statuses(writer, clock=lambda: self.clock)
+        reporter = Reporter(self.recorder)
+        self.workloads = Workloads(cluster, writer, statuses, reporter, now=self.now)
+        self.services = Services(cluster, writer, statuses, reporter, now=self.now)
+        self.slices = Slices(cluster, writer)
+
+    def now(self) -> datetime:
+        """Return the fake time."""
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.clock)
+
+    def sync(self, *plurals: str) -> None:
+        """Let the stores (these, or all) see what the API has."""
+        for plural in plurals or self.STORES:
+            store, object_type = self._stores[plural]
+            objects = (msgspec.json.encode(obj) for obj in self.api.of(plural).values())
+            store.replace([msgspec.json.decode(data, type=object_type) for data in objects])
+
+    async def one_pass(self) -> None:
+        """Pass once over everything that the stores have."""
+        self.clock += 1.0
+        for grid in self.cluster.deployment_grids.store.list():
+            await self.workloads.reconcile(GridKey("DeploymentGrid", NAMESPACE, grid.metadata.name))
+        for service_grid in self.cluster.service_grids.store.list():
+            await self.services.reconcile(GridKey("ServiceGrid", NAMESPACE, service_grid.metadata.name))
+        for service in self.cluster.services.store.list():
+            try:
+                await self.slices.reconcile(ServiceKey(NAMESPACE, service.metadata.name))
+            except ApiError as error:
+                assert error.conflict  # tried again by the queue
+
+    async def until_rest(self) -> None:
+        """Sync and pass until nothing is written any more."""
+        for _ in range(20):
+            before = len(self.api.writes)
+            endpoints(self.api)
+            self.sync()
+            await self.one_pass()
+            if len(self.api.writes) == before:
+                return
+        raise AssertionError(f"no rest: {self.api.writes[-20:]}")
+
+
+def endpoints(api: FakeApi) -> None:
+    """Do what Kubernetes' endpointslice controller does: one slice per Service, here with one endpoint per node."""
+    for name, service in api.of("services").items():
+        labels = {
+            **service["metadata"].get("labels", {}),
+            "kubernetes.io/service-name": name,
+            "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+        }
+        wanted = {
+            "metadata": {
+                "name": f"{name}-abcde",
+                "labels": labels,
+                "ownerReferences": [{"kind": "Service", "name": name, "uid": service["metadata"]["uid"]}],
+            },
+            "addressType": "IPv4",
+            "endpoints": [
+                {"addresses": [f"10.0.0.{number}"], "conditions": {"ready": True}, "nodeName": node}
+                for number, node in enumerate(sorted(api.of("nodes")))
+            ],
+            "ports": [{"name": "", "port": 80, "protocol": "TCP"}],
+        }
+        present = api.of("endpointslices").get(f"{name}-abcde")
+        if present is None or present["endpoints"] != wanted["endpoints"]:
+            api.put("endpointslices", wanted)
+
+
+class Scene:
+    """What a test puts into the API."""
+
+    def __init__(self, api: FakeApi) -> None:
+        self.api = api
+
+    def node(self, name: str, value: str | None) -> None:
+        """Put a node, in the unit `value` of the key ``zone``."""
+        self.api.put("nodes", {"metadata": {"name": name, "labels": {"zone": value} if value else {}}})
+
+    def grids(self, *, image: str = "web:1", name: str = "web", removal: Manifest | None = None) -> None:
+        """Put a DeploymentGrid and a ServiceGrid."""
+        template = {
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [{"name": "web", "image": image}]},
+            },
+        }
+        spec = {"gridUniqKey": "zone", "template": template, **({"removal": removal} if removal else {})}
+        service = {"selector": {"app": name}, "ports": [{"port": 80}]}
+        for plural, body in (
+            ("deploymentgrids", spec),
+            ("servicegrids", {"gridUniqKey": "zone", "template": service}),
+        ):
+            former = self.api.of(plural).get(name, {"metadata": {"name": name}})
+            self.api.put(plural, {**former, "spec": body})
+
+    def result(self) -> dict[str, Any]:
+        """Return what must come out the same, however it came about."""
+
+        def plain(objects: Iterable[Manifest], *fields: str) -> dict[str, Any]:
+            return {obj["metadata"]["name"]: [obj.get(field) for field in fields] for obj in objects}
+
+        unit_slices = (
+            item
+            for item in self.api.of("endpointslices").values()
+            if item["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"] == "sitegrid"
+        )
+        return {
+            "deployments": plain(self.api.of("deployments").values(), "spec"),
+            "services": plain(self.api.of("services").values(), "spec"),
+            "slices": plain(unit_slices, "endpoints", "ports"),
+            "status": {
+                name: {key: value for key, value in grid.get("status", {}).items() if key != "conditions"}
+                for name, grid in self.api.of("deploymentgrids").items()
+            },
+        }
+
+
+@pytest.fixture
+def new_scene() -> Callable[[], Scene]:
+    """Return a function that makes an empty API to put things into."""
+    return lambda: Scene(FakeApi())
+
+
+@pytest.fixture
+def scene(new_scene: Callable[[], Scene]) -> Scene:
+    """An empty API to put things into."""
+    return new_scene()
+
+
+@pytest.fixture
+def new_controller() -> Callable[[Scene], Controller]:
+    """Return a function that starts a controller on a scene's API."""
+    return lambda scene: Controller(scene.api)
+
+
+@pytest.fixture
+def crash() -> type[BaseException]:
+    """What a dead controller raises."""
+    return Crash

@@ -1,0 +1,243 @@
+"""Drift, removal and rest on a real API server."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.cluster
+
+
+def _child(world: Any, name: str = "grid-one") -> Any:
+    return world.children()[name]
+
+
+def _settled(world: Any, *values: str) -> None:
+    for value in values:
+        world.node(value, value)
+    world.plane.apply(world.deployment_grid(), world.service_grid())
+    world.wait_children(*(f"grid-{value}" for value in values))
+    world.wait_condition("ServiceApplied", kind="sg")
+    world.wait_quiet()
+
+
+def test_at_rest_nothing_is_written(world: Any, wait_for: Any) -> None:
+    """Heartbeats, and statuses that change back and forth, cause no write (I7)."""
+    _settled(world, "one", "two")
+    before = world.writes()
+    for beat in range(3):
+        condition = {"type": "Ready", "status": "True", "reason": f"Beat{beat}", "message": ""}
+        patch = json.dumps({"status": {"conditions": [condition]}})
+        for node in ("one", "two"):
+            name = f"{node}-{world.namespace}"
+            world.plane.kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p", patch)
+    world.wait_quiet(3)
+    assert world.writes() == before
+
+
+def test_each_child_was_written_once(world: Any) -> None:
+    """One write per child and Service on the way to the wanted state; statuses are few."""
+    _settled(world, "one", "two", "three")
+    writes = world.writes()
+    assert sorted(write for write in writes if "/status" not in write) == [
+        "patch deployments grid-one",
+        "patch deployments grid-three",
+        "patch deployments grid-two",
+        "patch services grid-svc",
+    ]
+    assert len([write for write in writes if "/status" in write]) <= 8
+
+
+@pytest.mark.parametrize(
+    ("patch", "path"),
+    [
+        ({"spec": {"replicas": 5}}, ("spec", "replicas")),
+        (
+            {"spec": {"template": {"spec": {"nodeSelector": {"disk": "ssd"}}}}},
+            ("spec", "template", "spec", "nodeSelector"),
+        ),
+        ({"metadata": {"labels": {"tkeedge.io/unit": "other"}}}, ("metadata", "labels")),
+        ({"metadata": {"labels": {"tkeedge.io/grid": None}}}, ("metadata", "labels")),
+        ({"metadata": {"annotations": {"tkeedge.io/applied-hash": None}}}, ("spec", "replicas")),
+    ],
+    ids=["replicas", "nodeSelector", "unit-label", "grid-label-removed", "hash-removed"],
+)
+def test_hand_edit_is_repaired(world: Any, wait_for: Any, patch: dict[str, Any], path: tuple[str, ...]) -> None:
+    """What somebody changes of ours comes back, and then there is rest."""
+    _settled(world, "one")
+
+    def value(child: Any) -> Any:
+        for step in path:
+            child = child[step]
+        return child
+
+    before, count = value(_child(world)), len(world.writes())
+    world.plane.kubectl(
+        "patch", "deployment", "grid-one", "-n", world.namespace, "--type=merge", "-p", json.dumps(patch)
+    )
+    wait_for(lambda: len(world.writes()) > count, "the repair", dump=world.dump)
+    wait_for(lambda: value(_child(world)) == before, "the former state", dump=world.dump)
+    world.wait_quiet()
+    assert world.writes()[count:].count("patch deployments grid-one") == 1
+
+
+def test_image_of_a_container_is_repaired(world: Any, wait_for: Any) -> None:
+    """`kubectl set image` on a child does not last; the grid's template is where that is said."""
+    _settled(world, "one")
+    world.plane.kubectl("set", "image", "deployment/grid-one", "web=web:evil", "-n", world.namespace)
+    wait_for(
+        lambda: _child(world)["spec"]["template"]["spec"]["containers"][0]["image"] == "web:1",
+        "the former image",
+        dump=world.dump,
+    )
+
+
+def test_fields_of_others_are_left_alone(world: Any) -> None:
+    """An annotation, and replicas that the template leaves out (an autoscaler's), are not ours to repair."""
+    world.node("one", "one")
+    manifest = world.deployment_grid()
+    del manifest["spec"]["template"]["replicas"]
+    world.plane.apply(manifest)
+    world.wait_children("grid-one")
+    world.wait_quiet()
+    before = world.writes()
+    world.plane.kubectl("scale", "deployment", "grid-one", "--replicas=3", "-n", world.namespace)
+    world.plane.kubectl("annotate", "deployment", "grid-one", "theirs=1", "-n", world.namespace)
+    world.wait_quiet()
+    assert _child(world)["spec"]["replicas"] == 3
+    assert [write for write in world.writes()[len(before) :] if "/status" not in write] == []
+
+
+def test_field_removed_from_the_template_goes(world: Any, wait_for: Any) -> None:
+    """What is no longer in the template is no longer in the child."""
+    manifest = world.deployment_grid()
+    manifest["spec"]["template"]["template"]["spec"]["containers"][0]["env"] = [{"name": "A", "value": "1"}]
+    world.node("one", "one")
+    world.plane.apply(manifest)
+    world.wait_children("grid-one")
+    del manifest["spec"]["template"]["template"]["spec"]["containers"][0]["env"]
+    world.plane.apply(manifest)
+    wait_for(
+        lambda: "env" not in _child(world)["spec"]["template"]["spec"]["containers"][0], "env to go", dump=world.dump
+    )
+
+
+def test_deleted_child_is_made_again(world: Any, wait_for: Any) -> None:
+    """A Deployment or Service that somebody deletes comes back."""
+    _settled(world, "one")
+    former = _child(world)["metadata"]["uid"]
+    world.plane.kubectl("delete", "deployment/grid-one", "service/grid-svc", "-n", world.namespace)
+    wait_for(lambda: "grid-one" in world.children(), "the Deployment", dump=world.dump)
+    assert _child(world)["metadata"]["uid"] != former
+    wait_for(lambda: world.plane.get("service", "grid-svc", world.namespace), "the Service", dump=world.dump)
+
+
+def test_edited_service_is_repaired(world: Any, wait_for: Any) -> None:
+    """Without its proxy-name label a Service would be open to every stock kube-proxy: it comes back (I2)."""
+    _settled(world, "one")
+    label = "service.kubernetes.io/service-proxy-name"
+    world.plane.kubectl("label", "service", "grid-svc", f"{label}-", "-n", world.namespace)
+    wait_for(
+        lambda: label in world.plane.get("service", "grid-svc", world.namespace)["metadata"]["labels"],
+        "the label",
+        dump=world.dump,
+    )
+
+
+def test_renamed_service_replaces_the_former(world: Any, wait_for: Any) -> None:
+    """Another serviceName makes that Service and deletes the former one."""
+    _settled(world, "one")
+    world.plane.apply(world.service_grid(serviceName="renamed"))
+    wait_for(lambda: world.plane.get("service", "grid-svc", world.namespace) is None, "the former to go")
+    assert world.plane.get("service", "renamed", world.namespace) is not None
+
+
+def test_gone_unit_keeps_its_child_for_the_grace_period(world: Any, wait_for: Any) -> None:
+    """The child is marked, not deleted; a unit that comes back takes the mark off."""
+    _settled(world, "one", "two")
+    uid = _child(world)["metadata"]["uid"]
+    mark = "tkeedge.io/unit-gone-since"
+    node = f"one-{world.namespace}"
+    world.plane.kubectl("label", "node", node, f"{world.key}-")
+    wait_for(lambda: mark in _child(world)["metadata"]["annotations"], "the mark", dump=world.dump)
+    assert "annotations" not in _child(world)["spec"]["template"]["metadata"]
+    wait_for(lambda: world.plane.get("dg", "grid", world.namespace)["status"]["units"] == 1, "one unit")
+    world.wait_quiet()
+    world.plane.kubectl("label", "node", node, f"{world.key}=one")
+    wait_for(lambda: mark not in _child(world)["metadata"]["annotations"], "the mark to go", dump=world.dump)
+    world.wait_quiet()
+    assert _child(world)["metadata"]["uid"] == uid
+    assert len(world.plane.objects("replicasets", world.namespace)) == 1  # no pod was restarted
+
+
+def test_child_goes_after_the_grace_period(world: Any) -> None:
+    """A deleted node's unit loses its child when the time is over."""
+    world.node("one", "one")
+    node = world.node("two", "two")
+    world.plane.apply(world.deployment_grid(removal={"gracePeriodSeconds": 1}))
+    world.wait_children("grid-one", "grid-two")
+    world.plane.kubectl("delete", "node", node)
+    world.wait_children("grid-one")
+
+
+def test_retained_child_stays(world: Any, wait_for: Any) -> None:
+    """With policy Retain a child is marked and never deleted."""
+    node = world.node("one", "one")
+    world.plane.apply(world.deployment_grid(removal={"gracePeriodSeconds": 0, "policy": "Retain"}))
+    world.wait_children("grid-one")
+    world.plane.kubectl("delete", "node", node)
+    wait_for(lambda: "tkeedge.io/unit-gone-since" in _child(world)["metadata"]["annotations"], "the mark")
+    world.wait_quiet()
+    world.wait_children("grid-one")
+
+
+def test_node_in_several_units(world: Any) -> None:
+    """A node counts for every key that it carries, each with grids of its own."""
+    other = f"test-{world.key}"
+    world.node("a", "one", **{other: "a1"})
+    world.plane.apply(world.deployment_grid(), world.deployment_grid("second", gridUniqKey=other))
+    world.wait_children("grid-one", "second-a1")
+
+
+def test_columns_of_kubectl_get(world: Any, wait_for: Any) -> None:
+    """What `kubectl get dg` and `kubectl get sg` show."""
+    _settled(world, "one", "two")
+    lines = world.plane.kubectl("get", "dg", "-n", world.namespace).stdout.splitlines()
+    assert lines[0].split() == ["NAME", "KEY", "UNITS", "READY", "AGE"]
+    assert lines[1].split()[:4] == ["grid", world.key, "2", "0"]
+    lines = world.plane.kubectl("get", "sg", "-n", world.namespace).stdout.splitlines()
+    assert lines[0].split() == ["NAME", "KEY", "SERVICE", "UNITS", "AGE"]
+    assert lines[1].split()[:4] == ["grid", world.key, "grid-svc", "2"]
+
+
+def test_ready_units_are_counted(world: Any) -> None:
+    """A unit is ready when its Deployment's pods are."""
+    node = world.node("one", "one")
+    world.plane.apply(world.deployment_grid())
+    world.wait_children("grid-one")
+    world.make_pods_ready(node)
+    assert world.wait_condition("UnitsReady")["status"] == "True"
+    status = world.plane.get("dg", "grid", world.namespace)["status"]
+    assert (status["units"], status["updatedUnits"], status["readyUnits"]) == (1, 1, 1)
+    assert status["observedGeneration"] == 1
+
+
+def test_events_tell_what_was_done(world: Any, wait_for: Any) -> None:
+    """`kubectl describe dg` says which children were made, and which failed."""
+    _settled(world, "one")
+    bad = world.deployment_grid("bad")
+    bad["spec"]["template"]["replicas"] = -1
+    world.plane.apply(bad)
+
+    def reasons() -> set[tuple[str, str, str]]:
+        events = world.plane.objects("events.v1.events.k8s.io", world.namespace)
+        return {(event["regarding"]["kind"], event["regarding"]["name"], event["reason"]) for event in events}
+
+    wanted = {
+        ("DeploymentGrid", "grid", "SuccessfulCreate"),
+        ("ServiceGrid", "grid", "SuccessfulCreate"),
+        ("DeploymentGrid", "bad", "FailedCreate"),
+    }
+    wait_for(lambda: reasons() >= wanted, f"{wanted}", dump=lambda: str(reasons()))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import heapq
 import itertools
 import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -93,6 +95,8 @@ class ScriptedServer:
         """Method, path and query of each request, in order."""
         self.headers: list[dict[str, str]] = []
         self.bodies: list[bytes] = []
+        self.peers: list[object] = []
+        """Address and port that each request came from."""
         self.url = ""
         self._answers: list[Answer] = []
         self._changed = asyncio.Condition()
@@ -135,6 +139,7 @@ class ScriptedServer:
             self.requests.append((request.method, request.path, dict(request.query)))
             self.headers.append(dict(request.headers))
             self.bodies.append(await request.read())
+            self.peers.append(request.transport and request.transport.get_extra_info("peername"))
             answer = self._answers.pop(0) if self._answers else None
             self._changed.notify_all()
         if answer is None:
@@ -225,9 +230,10 @@ class ControlPlane:
             "--log-level=error",
         )
         self.start_apiserver()
+        self.wait_until_ready()
 
     def start_apiserver(self) -> None:
-        """Start the API server (again) and wait until it is ready."""
+        """Start the API server (again); call it from the main thread only, whose end ends the process."""
         self._run(
             "kube-apiserver",
             f"--etcd-servers={self._etcd}",
@@ -243,6 +249,9 @@ class ControlPlane:
             # No controller makes the default ServiceAccounts here.
             "--disable-admission-plugins=ServiceAccount",
         )
+
+    def wait_until_ready(self) -> None:
+        """Return when the API server is ready to serve."""
         deadline = time.monotonic() + 90
         while not self._ready():
             process = self._processes["kube-apiserver"]
@@ -294,7 +303,12 @@ class ControlPlane:
     def _run(self, name: str, *arguments: str) -> None:
         with (self._directory / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [self._binaries / name, *arguments], stdout=log, stderr=log, cwd=self._directory
+                [self._binaries / name, *arguments],
+                stdout=log,
+                stderr=log,
+                cwd=self._directory,
+                # A killed test run leaves nothing behind.
+                preexec_fn=_die_with_parent,
             )
 
     def _stop(self, name: str) -> None:
@@ -302,6 +316,14 @@ class ControlPlane:
         if process is not None:
             process.kill()
             process.wait()
+
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _free_port() -> int:

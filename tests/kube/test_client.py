@@ -32,6 +32,7 @@ class Scripted(Protocol):
     requests: list[tuple[str, str, dict[str, str]]]
     headers: list[dict[str, str]]
     bodies: list[bytes]
+    peers: list[object]
 
     def then_json(self, body: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
         """Answer with JSON."""
@@ -167,6 +168,18 @@ async def test_nothing_else_is_repeated(
     with pytest.raises(ApiError):
         await client.request("POST", "/api/v1/nodes", body={})
     assert len(server.requests) == 1
+
+
+async def test_connections_are_used_again(client: Client, server: Scripted) -> None:
+    """Requests in a row, refused ones among them, need one connection."""
+    server.then_json({})
+    server.then_json(status(404, "NotFound"), 404)
+    server.then_json({})
+    await client.get(NODES, "n")
+    with pytest.raises(ApiError):
+        await client.get(NODES, "n")
+    await client.get(NODES, "n")
+    assert len(set(server.peers)) == 1
 
 
 async def test_refused_connections_are_unreachable() -> None:

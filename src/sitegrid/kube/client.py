@@ -15,6 +15,7 @@ import logging
 import socket
 import ssl
 import tempfile
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ MAX_RETRY_AFTER: Final = 30.0
 REQUEST_TIMEOUT: Final = 60.0
 """Seconds for a whole plain request; the API server's own limit (--request-timeout)."""
 CONNECT_TIMEOUT: Final = 10.0
+CLOSE_TIMEOUT: Final = 1.0
+"""Seconds to wait at the end for connections to close."""
 WATCH_GRACE: Final = 30.0
 """Seconds that a watch may be silent beyond its own timeoutSeconds before it is given up for dead."""
 
@@ -73,12 +76,13 @@ class Client:
         self._timeout = timeout
         self._token = Token(config)
         self._session: aiohttp.ClientSession | None = None
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
     async def __aenter__(self) -> Client:
         connector = aiohttp.TCPConnector(
             limit=0,
             ssl=_ssl_context(self.config) if self.config.server.startswith("https:") else True,
-            socket_factory=_socket_with_keepalive,
+            socket_factory=self._new_socket,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -90,6 +94,25 @@ class Client:
     async def __aexit__(self, *exc_info: object) -> None:
         if self._session is not None:
             await self._session.close()
+        await self._sockets_closed()
+
+    async def _sockets_closed(self) -> None:
+        """Wait for connections of cancelled requests: their TLS is closed in the background, out of aiohttp's sight.
+
+        A loop that ended before that would leak them.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + CLOSE_TIMEOUT
+        while any(sock.fileno() != -1 for sock in self._sockets):
+            if loop.time() > deadline:
+                log.debug("connections did not close in time")
+                return
+            await asyncio.sleep(0.005)
+
+    def _new_socket(self, addr_info: Any) -> socket.socket:
+        sock = _socket_with_keepalive(addr_info)
+        self._sockets.add(sock)
+        return sock
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
         """Return one object."""
@@ -345,7 +368,12 @@ class Client:
             allow_redirects=False,
             server_hostname=self.config.tls_server_name,
         ) as response:
-            yield response
+            try:
+                yield response
+            finally:
+                if response.connection is not None and response.connection.transport is not None:
+                    # Left before its end. A polite TLS close would wait for a peer that may be dead.
+                    response.connection.transport.abort()
 
 
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Any])

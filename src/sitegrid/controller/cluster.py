@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -71,14 +72,16 @@ class NodeUnits:
 class Cluster:
     """The stores, as they are once our own writes have come back, and the reflectors that fill them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.nodes: Store[Node] = Store()
         self.units = NodeUnits(self.nodes)
-        self.deployment_grids: Written[DeploymentGrid] = Written(Store(), {KEY: _unique_key})
-        self.service_grids: Written[ServiceGrid] = Written(Store(), {KEY: _unique_key})
-        self.deployments: Written[Deployment] = Written(Store(), {OWNER: _owner})
-        self.services: Written[Service] = Written(Store(), {OWNER: _owner})
-        self.slices: Written[EndpointSlice] = Written(Store(), {SOURCE: _source, UNIT_SLICE: _unit_slice})
+        self.deployment_grids: Written[DeploymentGrid] = Written(Store(), {KEY: _unique_key}, clock=clock)
+        self.service_grids: Written[ServiceGrid] = Written(Store(), {KEY: _unique_key}, clock=clock)
+        self.deployments: Written[Deployment] = Written(Store(), {OWNER: _owner}, clock=clock)
+        self.services: Written[Service] = Written(Store(), {OWNER: _owner}, clock=clock)
+        self.slices: Written[EndpointSlice] = Written(
+            Store(), {SOURCE: _source, UNIT_SLICE: _unit_slice}, clock=clock
+        )
         self._reflectors: list[Reflector[Any]] = []
 
     def reflect(self, client: Client) -> list[Reflector[Any]]:

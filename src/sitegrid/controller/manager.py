@@ -35,6 +35,9 @@ GRID_WORKERS: Final = 8
 SLICE_WORKERS: Final = 8
 SLICE_WRITES: Final = 16
 """Writes of unit slices at once."""
+RESYNC: Final = 300.0
+"""Seconds between two looks at everything. At rest that writes nothing; it finds what no event tells, such as a child
+that was made and deleted while the watch was down."""
 
 K = TypeVar("K", GridKey, ServiceKey)
 
@@ -68,6 +71,9 @@ class Manager:
                     tasks.create_task(self._work(queues.grids, self._grid))
                 for _ in range(SLICE_WORKERS):
                     tasks.create_task(self._work(queues.slices, self._service_slices))
+                while True:
+                    await asyncio.sleep(RESYNC)
+                    self._triggers.add_all()
         finally:
             self._triggers.queues = None
             queues.shut_down()

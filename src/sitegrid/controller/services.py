@@ -7,8 +7,9 @@ Held by ``tests/controller/test_services.py``.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,7 +41,7 @@ class _Memory:
     """What is remembered of one grid between passes; all of it can be lost."""
 
     uid: str
-    retries: Retries = field(default_factory=Retries)
+    retries: Retries
 
 
 class Services:
@@ -54,12 +55,14 @@ class Services:
         reporter: Reporter,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
         self._writer = writer
         self._statuses = statuses
         self._reporter = reporter
         self._now = now
+        self._clock = clock
         self._verdicts = Verdicts()
         self._memory: dict[GridKey, _Memory] = {}
         cluster.services.store.add_handler(self._forget_gone)
@@ -73,7 +76,7 @@ class Services:
             return None  # its Service goes by its owner reference
         memory = self._memory.get(key)
         if memory is None or memory.uid != grid.metadata.uid:
-            memory = self._memory[key] = _Memory(grid.metadata.uid)
+            memory = self._memory[key] = _Memory(grid.metadata.uid, Retries(clock=self._clock))
         await self._ensure(grid, memory.retries)
         problem = memory.retries.problems().get(_SERVICE)
         if problem is None:

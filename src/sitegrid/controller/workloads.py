@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -45,8 +46,8 @@ class _Memory:
     """What is remembered of one grid between passes; all of it can be lost."""
 
     uid: str
+    retries: Retries
     wanted: WantedCache = field(default_factory=WantedCache)
-    retries: Retries = field(default_factory=Retries)
 
 
 class Workloads:
@@ -60,12 +61,14 @@ class Workloads:
         reporter: Reporter,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
         self._writer = writer
         self._statuses = statuses
         self._reporter = reporter
         self._now = now
+        self._clock = clock
         self._verdicts = Verdicts()
         self._memory: dict[GridKey, _Memory] = {}
         cluster.deployments.store.add_handler(self._forget_gone)
@@ -96,7 +99,7 @@ class Workloads:
     def _remembered(self, key: GridKey, uid: str) -> _Memory:
         memory = self._memory.get(key)
         if memory is None or memory.uid != uid:
-            memory = self._memory[key] = _Memory(uid)
+            memory = self._memory[key] = _Memory(uid, Retries(clock=self._clock))
         return memory
 
     def _plan(self, grid: DeploymentGrid, memory: _Memory) -> Plan:

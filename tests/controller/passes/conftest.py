@@ -185,7 +185,7 @@ class Controller:
         self.api = api
         self.clock = 0.0
         self.recorder = Recorder()
-        cluster = self.cluster = Cluster()
+        cluster = self.cluster = Cluster(clock=self.time)
         self._stores: dict[str, tuple[Any, type[Any]]] = {
             "nodes": (cluster.nodes, Node),
             "deploymentgrids": (cluster.deployment_grids.store, DeploymentGrid),
@@ -195,11 +195,15 @@ class Controller:
             "endpointslices": (cluster.slices.store, EndpointSlice),
         }
         writer = Writer(api, Metrics())
-        statuses = Statuses(writer, clock=lambda: self.clock)
+        statuses = Statuses(writer, clock=self.time)
         reporter = Reporter(self.recorder)
-        self.workloads = Workloads(cluster, writer, statuses, reporter, now=self.now)
-        self.services = Services(cluster, writer, statuses, reporter, now=self.now)
+        self.workloads = Workloads(cluster, writer, statuses, reporter, now=self.now, clock=self.time)
+        self.services = Services(cluster, writer, statuses, reporter, now=self.now, clock=self.time)
         self.slices = Slices(cluster, writer)
+
+    def time(self) -> float:
+        """Return the fake time in seconds."""
+        return self.clock
 
     def now(self) -> datetime:
         """Return the fake time."""

@@ -161,7 +161,9 @@ async def test_one_units_refusal_stops_no_other(scene: Any, new_controller: Make
     assert name.startswith("web-nodeunit2")
     status = scene.api.of("deploymentgrids")["web"]["status"]
     assert [(unit["name"], unit["reason"]) for unit in status["problemUnits"]] == [("NodeUnit1", "Forbidden")]
-    assert controller.recorder.events.count(("FailedCreate", "Unit NodeUnit1: exceeded quota")) == 1
+    for _ in range(60):
+        await controller.one_pass()  # one a second
+    assert 3 <= controller.recorder.events.count(("FailedCreate", "Unit NodeUnit1: exceeded quota")) <= 9
 
 
 async def test_name_taken_by_others_is_not_written(scene: Any, new_controller: Make) -> None:
@@ -206,6 +208,6 @@ async def test_deleted_grid_gets_no_further_child(scene: Any, new_controller: Ma
             controller.sync("deploymentgrids")
 
     scene.api.refuse = delete_grid
-    with contextlib.suppress(AssertionError):  # its status has nowhere to go
+    with contextlib.suppress(ApiError):  # its status has nowhere to go
         await controller.one_pass()
     assert 10 <= len(scene.api.of("deployments")) <= 10 + 24

@@ -1,0 +1,65 @@
+"""Spacing out what failed."""
+
+from __future__ import annotations
+
+from sitegrid.controller.retries import MAX_DELAY, Retries
+from sitegrid.grid.problem import Problem
+
+PROBLEM = Problem("Invalid", "no")
+
+
+class _Time:
+    now = 0.0
+
+
+def _retries() -> tuple[Retries, _Time]:
+    time = _Time()
+    return Retries(clock=lambda: time.now, jitter=lambda: 0.5), time
+
+
+def test_failed_unit_waits_longer_each_time() -> None:
+    """Delays double, up to a bound, and never end."""
+    retries, time = _retries()
+    waits = []
+    for _ in range(20):
+        retries.failed("one", "d", PROBLEM)
+        assert not retries.allowed("one", "d")
+        wait = retries.next_due() or 0.0
+        waits.append(wait)
+        time.now += wait
+        assert retries.allowed("one", "d")
+    assert waits[:3] == [0.5, 1.0, 2.0]
+    assert waits[-1] == MAX_DELAY
+
+
+def test_other_units_do_not_wait() -> None:
+    """One unit's failure is its own (I4)."""
+    retries, _ = _retries()
+    retries.failed("one", "d", PROBLEM)
+    assert retries.allowed("two", "d")
+    assert retries.problems() == {"one": PROBLEM}
+
+
+def test_changed_object_is_tried_at_once() -> None:
+    """Whoever repaired the template does not wait."""
+    retries, _ = _retries()
+    retries.failed("one", "d", PROBLEM)
+    assert retries.allowed("one", "other")
+
+
+def test_success_and_disappearance_forget() -> None:
+    """What succeeded, or needs nothing any more, is no problem."""
+    retries, _ = _retries()
+    retries.failed("one", "d", PROBLEM)
+    retries.failed("two", "d", None)
+    retries.succeeded("one")
+    retries.keep_only(set())
+    assert (retries.problems(), retries.next_due()) == ({}, None)
+
+
+def test_failure_that_is_not_the_users_is_not_told() -> None:
+    """A conflict or a lost connection is tried again, and no condition."""
+    retries, _ = _retries()
+    retries.failed("one", "d", None)
+    assert retries.problems() == {}
+    assert retries.next_due() is not None

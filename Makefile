@@ -3,12 +3,12 @@ SHELL := /bin/bash
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint format bench lock clean
+.PHONY: setup demo test lint format bench bench-agent lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): requirements-dev.txt pyproject.toml scripts/setup
 	@scripts/setup
@@ -27,7 +27,7 @@ lint: $(STAMP) ## style, strict types, import contracts
 	@$(VENV)/bin/ruff format --check --quiet src tests benchmarks
 	@$(VENV)/bin/ruff check --quiet src tests benchmarks
 	@$(VENV)/bin/mypy --no-error-summary
-	@$(VENV)/bin/lint-imports --no-logo 2>/dev/null || $(VENV)/bin/lint-imports
+	@$(VENV)/bin/lint-imports >/dev/null || $(VENV)/bin/lint-imports
 
 format: $(STAMP) ## rewrite the code in the project's style
 	@$(VENV)/bin/ruff check --quiet --fix src tests benchmarks
@@ -35,6 +35,9 @@ format: $(STAMP) ## rewrite the code in the project's style
 
 bench: setup ## measure speed and memory
 	@$(VENV)/bin/python -m benchmarks
+
+bench-agent: setup ## measure the agent against a stock kube-proxy: bytes, CPU, memory
+	@$(VENV)/bin/python -m benchmarks.agent
 
 lock: $(STAMP) ## renew the hashed requirements files
 	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \

@@ -16,10 +16,12 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "demo",
         help="show the main job on a real local cluster",
-        description="Boot a lab, run a service in every site from two YAML files, and prove that no request leaves its "
-        "site. Exit code 0 only if every claim held.",
+        description="Boot a lab, run a service in every site from two YAML files, and prove that no request leaves "
+        "its site. Exit code 0 only if every claim held.",
     )
-    parser.add_argument("--keep", action="store_true", help="leave the lab running afterwards (end it with `lab down`)")
+    parser.add_argument(
+        "--keep", action="store_true", help="leave the lab running afterwards (end it with `lab down`)"
+    )
     parser.add_argument("--name", default="demo", help="name of the lab (default: %(default)s)")
     parser.set_defaults(run=run)
 

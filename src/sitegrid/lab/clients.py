@@ -1,7 +1,7 @@
 """Traffic from a client pod on every node, counted into a matrix: how closure is measured in a lab.
 
-Used by the demo and by the end-to-end tests, so that both mean the same by "no request left its site". Every request is a
-new connection with a fresh DNS look-up, sent by `sitegrid.lab.traffic` from inside a pod.
+Used by the demo and by the end-to-end tests, so that both mean the same by "no request left its site". Every request
+is a new connection with a fresh DNS look-up, sent by `sitegrid.lab.traffic` from inside a pod.
 """
 
 from __future__ import annotations
@@ -63,7 +63,16 @@ class Clients:
     def ask(self, target: Target, requests: int, *, timeout: float = 2.0) -> dict[str, Any]:
         """Send `requests` requests one after another and return the traffic summary; `timeout` in seconds each."""
         node, url = target
-        argv = [sys.executable, "-m", "sitegrid.lab.traffic", url, "--requests", str(requests), "--timeout", str(timeout)]
+        argv = [
+            sys.executable,
+            "-m",
+            "sitegrid.lab.traffic",
+            url,
+            "--requests",
+            str(requests),
+            "--timeout",
+            str(timeout),
+        ]
         result = self._lab.run(self.pod(node), argv, capture_output=True, text=True)
         if result.returncode != 0:
             raise ClientsError(f"the client on {node} failed: {result.stderr.strip()}")

@@ -1,8 +1,9 @@
 """The main job on a real cluster, told step by step: `sitegrid demo`.
 
-Boots a lab, plays the article's example (two YAML files, every site, traffic closed), and proves each claim by counting
-who answered whom. Called by `sitegrid.cli.demo`; every figure it prints was measured in this very run. A claim that does
-not hold is printed as FAILED, the rest still runs, and the result is false.
+Boots a lab, plays the article's example (two YAML files, every site, traffic closed), and proves each claim by
+counting who answered whom. Called by `sitegrid.cli.demo`; every figure it prints was measured in this very run. A
+claim that does not hold is printed as FAILED, the rest still runs, and the result is false.
+Held by ``tests/e2e/test_demo.py``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ REQUESTS: Final = 100
 """Requests per client and way in (name, NodePort)."""
 SERVICE_URL: Final = "http://servicegrid-demo-svc/"
 NODE_PORT: Final = 30080
+
 
 class DemoError(Exception):
     """The demo cannot go on: something that everything else needs did not happen."""
@@ -90,7 +92,9 @@ class Demo:
             members = self._clients.members(SECOND_KEY)
             self._clients.until_answered([(node, url) for node in members])
             self._matrix_step(
-                f"nodes with a label {SECOND_KEY!r} are served by their own unit", [(n, url) for n in members], SECOND_KEY
+                f"nodes with a label {SECOND_KEY!r} are served by their own unit",
+                [(n, url) for n in members],
+                SECOND_KEY,
             )
             outsiders = [(node, url) for node in self._clients.sites(KEY) if node not in members]
             self._nothing_step(f"nodes without a label {SECOND_KEY!r} reach nothing of it", outsiders, SECOND_KEY)
@@ -130,7 +134,9 @@ class Demo:
 
     def _memory(self) -> None:
         processes = self._lab.status().processes
-        sizes = [process.memory / 1e6 for process in processes if process.name.startswith("agent@") and process.memory]
+        sizes = [
+            process.memory / 1e6 for process in processes if process.name.startswith("agent@") and process.memory
+        ]
         if sizes:
             self._figures.append(("agent's resident memory", f"{min(sizes):.1f}-{max(sizes):.1f} MB"))
 
@@ -193,7 +199,9 @@ class Demo:
             self._say(f"   {line}")
 
     def _wait_ready(self, *objects: str) -> None:
-        result = self._lab.kubectl("wait", "--for=condition=Ready", f"--timeout={PATIENCE:.0f}s", *objects, check=False)
+        result = self._lab.kubectl(
+            "wait", "--for=condition=Ready", f"--timeout={PATIENCE:.0f}s", *objects, check=False
+        )
         if result.returncode != 0:
             raise DemoError(f"not ready within {PATIENCE:.0f} s: {' '.join(objects)}: {result.stderr.strip()}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import subprocess
@@ -212,6 +213,8 @@ def test_lists_without_merge_key_are_replaced() -> None:
     spec = merged(pod(tolerations=[{"key": "b"}]))
     assert spec["template"]["spec"]["tolerations"] == [{"key": "b"}]
     assert container(merged(nginx(args=["--c"])))["args"] == ["--c"]
+    spec = merged(pod(tolerations=[{"key": "b", "value": None}]))
+    assert spec["template"]["spec"]["tolerations"] == [{"key": "b"}]
     claims = merged({"volumeClaimTemplates": [{"metadata": {"name": "log"}}]}, STATEFUL_SET_SPEC)
     assert claims["volumeClaimTemplates"] == [{"metadata": {"name": "log"}}]
 
@@ -378,7 +381,7 @@ SMALL_MAPS = st.dictionaries(st.sampled_from("abc"), st.sampled_from(["1", "2"])
 ENV = st.lists(
     st.fixed_dictionaries({"name": st.sampled_from("ABCD")}, optional={"value": st.sampled_from(["1", "2"])}),
     max_size=4,
-    unique_by=lambda item: item["name"],
+    unique_by=lambda item: str(item["name"]),
 )
 CONTAINERS = st.lists(
     st.fixed_dictionaries(
@@ -391,7 +394,7 @@ CONTAINERS = st.lists(
         },
     ),
     max_size=4,
-    unique_by=lambda item: item["name"],
+    unique_by=lambda item: str(item["name"]),
 )
 SPEC_VALUES = st.fixed_dictionaries(
     {},
@@ -658,6 +661,20 @@ ORACLE_CASES: dict[str, tuple[str, Json]] = {
             containers=[{"$patch": "delete", "name": "nginx"}, {"name": "sidecar", "image": "s:2"}],
         ),
     ),
+    "order with deletion and addition": (
+        DEPLOYMENT_SPEC,
+        pod(
+            **{"$setElementOrder/containers": [{"name": "new"}, {"name": "log"}]},
+            containers=[{"$patch": "delete", "name": "sidecar"}, {"name": "new", "image": "i"}, {"name": "log"}],
+        ),
+    ),
+    "order with replacement": (
+        DEPLOYMENT_SPEC,
+        pod(
+            **{"$setElementOrder/containers": [{"name": "log"}, {"name": "new"}]},
+            containers=[{"$patch": "replace"}, {"name": "log", "image": "l"}, {"name": "new", "image": "i"}],
+        ),
+    ),
     "order of a new list": (
         DEPLOYMENT_SPEC,
         pod(
@@ -767,3 +784,33 @@ def test_what_kubectl_refuses_is_refused(patch: Json, kubectl: Path, tmp_path: P
     assert kubectl_patch(kubectl, tmp_path, DEPLOYMENT_SPEC, patch).returncode != 0
     with pytest.raises(PatchError):
         merged(patch)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("patch", "left"),
+    [
+        (pod(securityContext={"$patch": "replace", "runAsUser": 1}), {}),
+        ({"strategy": {"$patch": "merge", "type": "Recreate"}}, None),
+        (pod(containers=[{"name": "new", "command": None}]), {"name": "new", "command": None}),
+        (
+            pod(containers=[{"name": "new", "env": [{"$patch": "delete", "name": "A"}]}]),
+            {"name": "new", "env": [{"$patch": "delete", "name": "A"}]},
+        ),
+        (pod(containers=[{"$patch": "replace", "name": "new", "image": "i"}]), {}),
+        ({"replicas": {"a": 1}}, {}),
+    ],
+)
+def test_departures_from_kubectl_are_still_departures(
+    patch: Json, left: Json | None, kubectl: Path, tmp_path: Path
+) -> None:
+    """Should kubectl learn one of them, this says so: then it is no departure any more."""
+    answer = kubectl_patch(kubectl, tmp_path, DEPLOYMENT_SPEC, patch)
+    if left is None:
+        assert answer.returncode != 0
+        return
+    theirs = json.loads(answer.stdout)["spec"]
+    if left:
+        assert left in theirs["template"]["spec"]["containers"]
+    with contextlib.suppress(PatchError):
+        assert merged(patch) != theirs

@@ -191,7 +191,7 @@ def _refuse_selector(
 def _refuse_no_template(
     before: Mapping[str, Any], after: Mapping[str, Any], patch: Mapping[str, Any], unit: Unit
 ) -> None:
-    if before.get("template") and not (after.get("template") or {}).get("spec"):
+    if _map(before.get("template")).get("spec") and not _map(after.get("template")).get("spec"):
         raise PatchError(
             FieldPath().field("template"),
             "an override cannot take the pod template away; to run nothing in this unit, set replicas to 0",

@@ -60,7 +60,7 @@ class Provenance:
             node = node.children.setdefault(segment, _Node())
         lost += _all_losers(node)
         node.children.clear()
-        superseded = tuple(sorted(set(lost) - {override}, key=lambda ref: ref.index))
+        superseded = tuple(sorted(set(lost), key=lambda ref: ref.index))
         node.origin = Origin(override, change.removed, superseded)
 
     def fields(self) -> dict[str, Origin]:

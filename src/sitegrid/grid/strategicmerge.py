@@ -164,20 +164,19 @@ def _merge_list(current: list[Any], patch: list[Any], field: Field, order: objec
         replaced = [_plain(item, path.index(i)) for i, item in enumerate(patch)]
         return replaced if order is None else _ordered(replaced, [], [], _order_keys(order, "", path), "", path)
     key = field.merge_key
-    if not key:
-        base, changes = current, list(patch)
-        for item in (*base, *changes):
-            _identity(item, "", path)
-        merged = list(dict.fromkeys(base + changes))
-    else:
+    if key:
         base, changes, replace = _split_directives(current, patch, key, path)
         merged = _merge_items([] if replace else base, changes, field, path)
-        if replace:
-            return merged
+    else:
+        base, changes = current, patch
+        identities = {_identity(item, "", path): item for item in (*current, *patch)}
+        merged = list(identities.values())
     patched = [_identity(item, key, path) for item in changes]
-    if order is None:
-        return _ordered(merged, base, patched, patched, key, path)
-    return _ordered(merged, base, patched, _order_keys(order, key, path), key, path)
+    if order is not None:
+        # With $setElementOrder, Kubernetes takes the new items for the original's as far as others were deleted.
+        original = merged[: len(current)] if key else current
+        return _ordered(merged, original, patched, _order_keys(order, key, path), key, path)
+    return _ordered(merged, base, patched, patched, key, path)
 
 
 def _split_directives(

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from sitegrid.lab.binaries import ensure_binaries
+from sitegrid.lab.kubelet.network import link_name
 from sitegrid.lab.kubelet.sandbox import enter_argv
 
 pytestmark = pytest.mark.cluster
@@ -164,7 +165,7 @@ class Cluster:
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": name},
-            "spec": {"nodeName": NODE, "containers": [container], "terminationGracePeriodSeconds": 5, **spec},
+            "spec": {"nodeName": NODE, "containers": [container], "terminationGracePeriodSeconds": 10, **spec},
         }
         self.kubectl("create", "-f", "-", input=json.dumps(pod), check=True)
 
@@ -186,7 +187,7 @@ class Cluster:
     def links(self) -> list[str]:
         """Return the names of the node's links to pods."""
         links = json.loads(self.run("ip", "-json", "link", check=True).stdout)
-        return [link["ifname"] for link in links if link["ifname"] != "lo"]
+        return [link["ifname"] for link in links]
 
 
 def condition(pod: dict[str, Any], kind: str) -> str:
@@ -305,13 +306,13 @@ def test_deletion_is_graceful_and_leaves_nothing(cluster: Cluster) -> None:
     """A deleted pod is not ready at once, still answers while it drains, then is gone with its link and namespace."""
     cluster.create_pod("deleted")
     pod = cluster.until_ready("deleted")
-    links = cluster.links()
     uid, address = pod["metadata"]["uid"], pod["status"]["podIP"]
+    assert link_name(uid) in cluster.links()
     cluster.kubectl("delete", "pod", "deleted", "--wait=false", check=True)
     assert cluster.ask(address)["pod"] == "deleted"
     until("not ready while it drains", lambda: condition(cluster.pod("deleted"), "Ready") != "True")
     until("object gone", lambda: not cluster.pod("deleted"))
-    assert len(cluster.links()) == len(links) - 1
+    assert link_name(uid) not in cluster.links()
     assert f"pod-{uid}" not in cluster.run("ls", "/run/netns", check=True).stdout
     assert not (cluster.directory / "pods" / "default_deleted").exists()
 

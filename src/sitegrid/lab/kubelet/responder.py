@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-QUIET = 1.0
-"""Seconds without a new connection after which a terminating responder ends."""
-LONGEST_DRAIN = 5.0
+QUIET = 2.0
+"""Seconds without a new connection after which a terminating responder ends. A kube-proxy writes rules at most once a
+second (its minSyncPeriod), and a client on a busy machine pauses; with 1 s a rolling update lost requests."""
+LONGEST_DRAIN = 10.0
 """Seconds after SIGTERM at which it ends anyway."""
 MAX_HEAD = 64 * 1024
 """Bytes of request line and headers; more is answered with 431."""

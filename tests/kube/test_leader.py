@@ -220,6 +220,20 @@ async def test_a_lease_taken_away_ends_the_work_at_once(clock: Advancing) -> Non
     assert leases.holder == "other", "what is another's is not released"
 
 
+async def test_a_lease_that_was_emptied_is_lost(clock: Advancing) -> None:
+    """Others may have led since; the work is ended before it can begin anew."""
+    leases = FakeLeases()
+    one = Candidate(leases, "one", clock)
+    await clock.advance(5)
+    assert leases.lease is not None
+    leases.lease["spec"]["holderIdentity"] = ""
+    leases.put(leases.lease)
+    await clock.advance(5)
+    assert one.works()
+    assert one.starts == 2
+    await one.stop()
+
+
 async def test_remote_clocks_do_not_matter(clock: Advancing) -> None:
     """A Lease whose timestamps are from the past is still waited for, from when it was first seen."""
     leases = FakeLeases()

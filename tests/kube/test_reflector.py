@@ -366,6 +366,18 @@ async def test_a_server_that_fails_after_each_list_is_not_hammered(client: Clien
     assert backoff._failures == 4
 
 
+async def test_watches_that_end_at_once_are_failures(client: Client, server: Scripted) -> None:
+    """A server that ends every watch as soon as it is open is approached ever more slowly."""
+    backoff = Backoff(initial=0.001, cap=0.004, jitter=lambda: 1.0)
+    reflector = Reflector(client, CONFIGMAPS, Store[Object](), backoff=backoff)
+    server.then_stream(bookmark(5, end=True))
+    for _ in range(3):
+        server.then_stream()
+    async with running(reflector):
+        await server.wait_for_requests(5)
+    assert backoff._failures == 4
+
+
 async def test_a_failing_handler_loses_no_event(client: Client, server: Scripted, eventually: Eventually) -> None:
     """The store and the other handlers go on, and nothing is listed again."""
     store: Store[Object] = Store()

@@ -369,7 +369,8 @@ def running(bare_plane: ControlPlane) -> Iterator[Running]:
         def waits_for_crds() -> bool:
             both.before_crds = controller.http("/readyz")
             text = both.before_crds[1]
-            return text.count("CustomResourceDefinition") == 2 and "nodes" not in text
+            logged = "install the CustomResourceDefinitions" in controller.log()
+            return logged and text.count("CustomResourceDefinition") == 2 and "nodes" not in text
 
         wait_for(waits_for_crds, "the controller to miss its CRDs", dump=lambda: bare_plane.log("controller"))
         bare_plane.kubectl("apply", "-f", str(ROOT / "deploy" / "crds"))

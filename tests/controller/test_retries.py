@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sitegrid.controller.retries import MAX_DELAY, Retries
+from sitegrid.controller.retries import MAX_DELAY, MAX_LOOK_DELAY, Retries
 from sitegrid.grid.problem import Problem
 
 PROBLEM = Problem("Invalid", "no")
@@ -45,6 +45,16 @@ def test_changed_object_is_tried_at_once() -> None:
     retries, _ = _retries()
     retries.failed("one", "d", PROBLEM)
     assert retries.allowed("one", "other")
+
+
+def test_taken_name_is_looked_at_more_often() -> None:
+    """A name that becomes free is found soon, since no event tells it."""
+    retries, time = _retries()
+    for _ in range(20):
+        retries.failed("one", "d", Problem("NameConflict", "taken"))
+        time.now += retries.next_due() or 0.0
+    retries.failed("one", "d", Problem("NameConflict", "taken"))
+    assert retries.next_due() == MAX_LOOK_DELAY
 
 
 def test_success_and_disappearance_forget() -> None:

@@ -16,6 +16,7 @@ def test_controller_waits_for_missing_crds(running: Any) -> None:
     assert "deploymentgrids: the CustomResourceDefinition is not installed" in text
     assert running.controller.http("/readyz") == (200, "ok\n")
     assert running.controller.http("/healthz") == (200, "ok\n")
+    assert "deploymentgrids: the CustomResourceDefinition is not installed" in running.controller.log()
 
 
 def test_each_unit_gets_a_deployment(world: Any) -> None:

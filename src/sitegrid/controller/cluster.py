@@ -39,6 +39,10 @@ SOURCE: Final = "source"
 UNIT_SLICE: Final = "unit-slice"
 """Index: unit slices by the Service."""
 
+FIRST_NOTICE: Final = 3.0
+NEXT_NOTICE: Final = 30.0
+"""Seconds until the log says (again) what is being waited for."""
+
 
 class NodeUnits:
     """The units of each unique key, found anew only after a node's labels changed."""
@@ -113,9 +117,16 @@ class Cluster:
 
     async def wait_synced(self) -> None:
         """Return when every store has been complete once."""
-        if any(reflector.missing for reflector in self._reflectors):
-            log.error("waiting for the CustomResourceDefinitions; install them: sitegrid crds | kubectl apply -f -")
-        await asyncio.gather(*(reflector.synced.wait() for reflector in self._reflectors))
+        waiting = asyncio.gather(*(reflector.synced.wait() for reflector in self._reflectors))
+        try:
+            timeout = FIRST_NOTICE
+            while not (await asyncio.wait([waiting], timeout=timeout))[0]:
+                timeout = NEXT_NOTICE
+                log.warning("waiting for %s", "; ".join(self.unsynced()))
+                if any(reflector.missing for reflector in self._reflectors):
+                    log.warning("install the CustomResourceDefinitions: sitegrid crds | kubectl apply -f -")
+        finally:
+            waiting.cancel()
 
 
 def changed_labels(old: Node | None, new: Node | None) -> set[str]:

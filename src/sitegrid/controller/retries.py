@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from sitegrid.grid.problem import Problem
+from sitegrid.grid.problem import NAME_CONFLICT, Problem
 
 BASE_DELAY: Final = 0.5
 MAX_DELAY: Final = 120.0
 """Seconds between two tries of what keeps failing: few enough for the API server, soon enough for who repaired it."""
+MAX_LOOK_DELAY: Final = 10.0
+"""The same for a name that is taken: nothing tells when it becomes free, and to look costs no write."""
 
 
 @dataclass(slots=True)
@@ -46,7 +48,8 @@ class Retries:
         """Note a failure; `problem` is what to tell the user, None where it is nothing of theirs."""
         known = self._failures.get(unit)
         attempts = known.attempts + 1 if known is not None and known.digest == digest else 1
-        delay = min(MAX_DELAY, BASE_DELAY * 2.0 ** min(attempts - 1, 20)) * (0.75 + self._jitter() / 2)
+        longest = MAX_LOOK_DELAY if problem is not None and problem.reason == NAME_CONFLICT else MAX_DELAY
+        delay = min(longest, BASE_DELAY * 2.0 ** min(attempts - 1, 20)) * (0.75 + self._jitter() / 2)
         self._failures[unit] = _Failure(digest, attempts, self._clock() + delay, problem)
 
     def succeeded(self, unit: str) -> None:

@@ -127,7 +127,7 @@ class Builder:
 
     def _build(self, module: Module, source: Path, output: Path, position: str) -> None:
         go = find_go(self._cache, source / "go.mod", self._progress)
-        what = f"building {module} ({position}): {', '.join(module.programs)}"
+        what = f"building {module} ({position})"
         argv = [str(go), "build", "-trimpath", "-ldflags", module.ldflags, "-o"]
         if len(module.programs) == 1:
             # Go would name it after the last word of its package, which is not always its name.
@@ -135,7 +135,7 @@ class Builder:
             argv += [str(output / program), package]
         else:
             argv += [f"{output}{os.sep}", *module.programs.values()]
-        self._progress(f"{what} …")
+        self._progress(f"{what}: {', '.join(module.programs)} …")
         started = time.monotonic()
         self._run(argv, source, what, _build_environment(self._cache, go))
         self._progress(f"{what}: done in {time.monotonic() - started:.0f} s")

@@ -24,6 +24,7 @@ from sitegrid.lab.pki import (
 )
 
 ADMIN_GROUP: Final = "system:masters"
+"""Past every authorization check (k8s.io/apiserver/pkg/authentication/user)."""
 
 NODE_CLIENTS: Final = ("kube-proxy", "coredns")
 """The clients of a node that ask its agent, or the API server itself where the node has none."""
@@ -43,8 +44,6 @@ class Credentials:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._authority = Authority()
-        self.ca = self._authority.pair.certificate
-        self.admin = self._authority.client("sitegrid-lab-admin", [ADMIN_GROUP])
 
     def write_control_plane(self, port: int) -> None:
         """Write what the control plane reads, and the user's kubeconfig for the host's `port`."""
@@ -74,8 +73,8 @@ class Credentials:
                 addresses.API_SERVER_LOCAL_URL,
                 client_user(self._authority.client(f"system:{component}")),
             )
-        admin = client_user(self.admin)
-        self._write_pair("admin", self.admin)
+        admin = client_user(self._authority.client("sitegrid-lab-admin", [ADMIN_GROUP]))
+        self._write("pki/admin.kubeconfig", addresses.API_SERVER_LOCAL_URL, admin)
         self._write("kubeconfig", f"https://127.0.0.1:{port}", admin)
 
     def write_controller(self, token: str) -> None:
@@ -101,7 +100,7 @@ class Credentials:
         write_private(self._layout.node(node) / "agent.key", pair.key)
 
     def _write(self, path: str, server: str, user: dict[str, str]) -> None:
-        write_kubeconfig(self._layout.root / path, server=server, user=user, ca=self.ca)
+        write_kubeconfig(self._layout.root / path, server=server, user=user, ca=self._authority.pair.certificate)
 
     def _write_pair(self, name: str, pair: KeyPair) -> None:
         write_private(self._layout.pki / f"{name}.crt", pair.certificate)

@@ -160,8 +160,9 @@ class Lab:
             time.sleep(0.02)
         try:
             self._collect()
-            self._clear()
-            shutil.rmtree(self.layout.root, ignore_errors=True)
+            while self.layout.root.exists() and time.monotonic() < deadline:
+                # A process that the kernel is about to end may still write.
+                shutil.rmtree(self.layout.root, ignore_errors=True)
         finally:
             os.close(lock)
 
@@ -267,9 +268,16 @@ class Lab:
 
     def _abort(self) -> None:
         """Leave nothing of a lab that did not come up but its logs, which the next `up` or `down` removes."""
-        if self._process is not None:
-            self._process.kill()
-        self._collect()
+        process = self._process
+        if process is not None:
+            # The supervisor ends when nobody listens; killing its parent first would not wait for the lab's end.
+            if process.stdout is not None:
+                process.stdout.close()
+            try:
+                process.wait(_END_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            self._collect()
         self._clear(keep={self.layout.logs})
 
     def _collect(self) -> None:

@@ -1,0 +1,30 @@
+"""A node of a running lab: what was asked for, where it is, and how it is connected now."""
+
+from __future__ import annotations
+
+from sitegrid.lab import network
+from sitegrid.lab.addresses import NodeAddresses
+from sitegrid.lab.sites import Node
+
+
+class Member:
+    """The node with the number `index` of a lab."""
+
+    def __init__(self, node: Node, index: int) -> None:
+        self.node = node
+        self.addresses = NodeAddresses(index)
+        self.wan = True
+        """Whether its uplink is connected."""
+        self.agent = node.agent
+        """Whether kube-proxy and CoreDNS ask its agent; else they ask the API server."""
+
+    @property
+    def name(self) -> str:
+        """The Node's name."""
+        return self.node.name
+
+    def connect(self, up: bool) -> None:
+        """Connect or cut its uplink."""
+        if self.wan != up:
+            (network.restore_wan if up else network.cut_wan)(self.addresses)
+            self.wan = up

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 ROOT = Path(__file__).parents[2]
 CONTROLLER_USER = "system:serviceaccount:sitegrid-system:sitegrid-controller"
+CRDS = len([*(ROOT / "deploy" / "crds").glob("*.yaml")])
 TIMEOUT = 60.0
 """Seconds that a wanted state may take to come."""
 
@@ -101,8 +102,9 @@ class ControlPlane:
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
             f"--secure-port={_free_port()}",
-            # What grids meet: Deployments and their pods, slices, and the owners' deletion.
-            "--controllers=deployment-controller,replicaset-controller,endpointslice-controller,"
+            # What grids meet: workloads and their pods, slices, and the owners' deletion.
+            "--controllers=deployment-controller,replicaset-controller,statefulset-controller,daemonset-controller,"
+            "endpointslice-controller,"
             "garbage-collector-controller,namespace-controller,serviceaccount-controller",
         )
 
@@ -370,7 +372,7 @@ def running(bare_plane: ControlPlane) -> Iterator[Running]:
             both.before_crds = controller.http("/readyz")
             text = both.before_crds[1]
             logged = "install the CustomResourceDefinitions" in controller.log()
-            return logged and text.count("CustomResourceDefinition") == 2 and "nodes" not in text
+            return logged and text.count("CustomResourceDefinition") == CRDS and "nodes" not in text
 
         wait_for(waits_for_crds, "the controller to miss its CRDs", dump=lambda: bare_plane.log("controller"))
         bare_plane.kubectl("apply", "-f", str(ROOT / "deploy" / "crds"))

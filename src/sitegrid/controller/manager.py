@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from sitegrid.api.grids import DeploymentGrid, ServiceGrid
+from sitegrid.api.grids import ServiceGrid
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.metrics import Metrics
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey
@@ -51,7 +51,10 @@ class Manager:
         self._triggers = Triggers(cluster)
         writer = Writer(api, metrics)
         statuses, reporter = Statuses(writer), Reporter(recorder)
-        self._workloads = Workloads(cluster, writer, statuses, reporter)
+        self._workloads = {
+            kind: Workloads(stores.kind, cluster, writer, statuses, reporter)
+            for kind, stores in cluster.workloads.items()
+        }
         self._services = Services(cluster, writer, statuses, reporter)
         # Writes of slices have their own share, so that they never wait behind a rollout's.
         self._slices = Slices(cluster, Writer(api, metrics, parallel=SLICE_WRITES))
@@ -64,7 +67,7 @@ class Manager:
         self._metrics.watch_queue("slices", lambda: len(queues.slices))
         self._triggers.queues = queues
         self._triggers.add_all()
-        log.info("working: %d DeploymentGrids, %d ServiceGrids, %d nodes", *self._cluster.counts())
+        log.info("working: %d workload grids, %d ServiceGrids, %d nodes", *self._cluster.counts())
         try:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(GRID_WORKERS):
@@ -79,8 +82,8 @@ class Manager:
             queues.shut_down()
 
     async def _grid(self, key: GridKey) -> float | None:
-        passes = {DeploymentGrid.KIND: self._workloads.reconcile, ServiceGrid.KIND: self._services.reconcile}
-        return await passes[key.kind](key)
+        passes = self._services if key.kind == ServiceGrid.KIND else self._workloads[key.kind]
+        return await passes.reconcile(key)
 
     async def _service_slices(self, key: ServiceKey) -> float | None:
         return await self._slices.reconcile(key)

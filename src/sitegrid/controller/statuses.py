@@ -12,8 +12,9 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from sitegrid.api.grids import DeploymentGrid, ServiceGrid
+from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.status import GridStatus, ServiceGridStatus
+from sitegrid.api.workloads import WorkloadGrid
 from sitegrid.controller.cluster import decode
 from sitegrid.controller.writer import Writer
 from sitegrid.controller.written import Written
@@ -22,7 +23,7 @@ from sitegrid.kube.resources import Resource
 MIN_INTERVAL: Final = 0.4
 """Seconds between two writes of one grid's status."""
 
-G = TypeVar("G", DeploymentGrid, ServiceGrid)
+G = TypeVar("G", WorkloadGrid, ServiceGrid)
 
 
 class Statuses:

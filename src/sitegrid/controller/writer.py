@@ -9,13 +9,16 @@ controls, and the API server refuses (409) where another one has taken its place
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Any, Final, Protocol, TypeVar
 
 from sitegrid.api.meta import FIELD_MANAGER, ObjectMeta
 from sitegrid.controller.metrics import Metrics
 from sitegrid.kube.errors import ApiError, Unreachable
 from sitegrid.kube.resources import Resource
+
+RELEASED_MANAGER: Final = f"{FIELD_MANAGER}-released"
+"""The field manager of what is ours no more, and is to stay as it is until somebody else takes it."""
 
 Manifest = dict[str, Any]
 T = TypeVar("T")
@@ -88,6 +91,32 @@ class Writer:
             resource,
             "update",
             self._api.apply(resource, {**manifest, "metadata": metadata}, field_manager=FIELD_MANAGER, force=True),
+        )
+
+    async def release_replicas(self, resource: Resource, manifest: Manifest, uid: str, replicas: int) -> None:
+        """Own the present number of replicas under another name, so that giving them up does not reset them to 1.
+
+        As Kubernetes' documentation of server-side apply says for handing a field over to an autoscaler.
+        """
+        metadata = {name: manifest["metadata"][name] for name in ("name", "namespace")}
+        held = {
+            "apiVersion": manifest["apiVersion"],
+            "kind": manifest["kind"],
+            "metadata": {**metadata, "uid": uid},
+            "spec": {"replicas": replicas},
+        }
+        await self._counted(
+            resource, "release", self._api.apply(resource, held, field_manager=RELEASED_MANAGER, force=True)
+        )
+
+    async def delete_templates(self, resource: Resource, metadata: ObjectMeta, names: Iterable[str]) -> Manifest:
+        """Delete entries of a grid's templatePool, only if the grid is as it was observed."""
+        patch = {
+            "metadata": {"uid": metadata.uid, "resourceVersion": metadata.resource_version},
+            "spec": {"templatePool": dict.fromkeys(names)},
+        }
+        return await self._counted(
+            resource, "patch", self._api.patch(resource, metadata.name, patch, metadata.namespace)
         )
 
     async def status(self, resource: Resource, metadata: ObjectMeta, status: Manifest) -> Manifest:

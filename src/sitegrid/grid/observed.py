@@ -18,8 +18,8 @@ class Node(Struct, rename="camel", gc=False):
     metadata: ObjectMeta
 
 
-class DeploymentCondition(Struct, rename="camel", gc=False, frozen=True):
-    """One of a Deployment's status.conditions."""
+class WorkloadCondition(Struct, rename="camel", gc=False, frozen=True):
+    """One of a workload's status.conditions."""
 
     type: str
     status: str
@@ -27,28 +27,50 @@ class DeploymentCondition(Struct, rename="camel", gc=False, frozen=True):
     message: str = ""
 
 
-class DeploymentSpec(Struct, rename="camel", gc=False, frozen=True):
-    """A Deployment's spec; one pod where `replicas` is not given."""
+class RollingUpdate(Struct, rename="camel", gc=False, frozen=True):
+    """A StatefulSet's spec.updateStrategy.rollingUpdate."""
+
+    partition: int = 0
+
+
+class UpdateStrategy(Struct, rename="camel", gc=False, frozen=True):
+    """A StatefulSet's spec.updateStrategy."""
+
+    rolling_update: RollingUpdate = field(default_factory=RollingUpdate)
+
+
+class WorkloadSpec(Struct, rename="camel", gc=False, frozen=True):
+    """The spec of a Deployment or StatefulSet, one pod where `replicas` is not given; of a DaemonSet nothing."""
 
     replicas: int = 1
+    update_strategy: UpdateStrategy = field(default_factory=UpdateStrategy)
 
 
-class DeploymentStatus(Struct, rename="camel", gc=False, frozen=True):
-    """A Deployment's status."""
+class WorkloadStatus(Struct, rename="camel", gc=False, frozen=True):
+    """A workload's status: the fields of all kinds, those of other kinds 0."""
 
     observed_generation: int = 0
     replicas: int = 0
     updated_replicas: int = 0
     ready_replicas: int = 0
-    conditions: list[DeploymentCondition] = field(default_factory=list)
+    desired_number_scheduled: int = 0
+    updated_number_scheduled: int = 0
+    number_ready: int = 0
+    conditions: list[WorkloadCondition] = field(default_factory=list)
 
 
-class Deployment(Struct, rename="camel", gc=False):
-    """A child of a DeploymentGrid."""
+class Workload(Struct, rename="camel", gc=False):
+    """The child of a workload grid, of whatever kind."""
 
     metadata: ManagedMeta
-    spec: DeploymentSpec = field(default_factory=DeploymentSpec)
-    status: DeploymentStatus = field(default_factory=DeploymentStatus)
+    spec: WorkloadSpec = field(default_factory=WorkloadSpec)
+    status: WorkloadStatus = field(default_factory=WorkloadStatus)
+
+
+class Companion(Struct, rename="camel", gc=False):
+    """What a child has beside it: a PodDisruptionBudget or a HorizontalPodAutoscaler."""
+
+    metadata: ManagedMeta
 
 
 class ServiceSpec(Struct, rename="camel", gc=False, frozen=True):

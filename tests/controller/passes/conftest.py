@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sitegrid.api.grids import DeploymentGrid, ServiceGrid
+from sitegrid.api.grids import ServiceGrid
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.metrics import Metrics
 from sitegrid.controller.queues import GridKey, ServiceKey
@@ -20,7 +20,7 @@ from sitegrid.controller.slices import Slices
 from sitegrid.controller.statuses import Statuses
 from sitegrid.controller.workloads import Workloads
 from sitegrid.controller.writer import Writer
-from sitegrid.grid.observed import Deployment, EndpointSlice, Node, Service
+from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
 from sitegrid.kube.errors import ApiError
 from sitegrid.kube.resources import Resource
 
@@ -179,8 +179,6 @@ class Recorder:
 class Controller:
     """One life of the controller: its stores, its memory and its passes, on an API that outlives it."""
 
-    STORES = ("nodes", "deploymentgrids", "servicegrids", "deployments", "services", "endpointslices")
-
     def __init__(self, api: FakeApi) -> None:
         self.api = api
         self.clock = 0.0
@@ -188,16 +186,22 @@ class Controller:
         cluster = self.cluster = Cluster(clock=self.time)
         self._stores: dict[str, tuple[Any, type[Any]]] = {
             "nodes": (cluster.nodes, Node),
-            "deploymentgrids": (cluster.deployment_grids.store, DeploymentGrid),
             "servicegrids": (cluster.service_grids.store, ServiceGrid),
-            "deployments": (cluster.deployments.store, Deployment),
             "services": (cluster.services.store, Service),
             "endpointslices": (cluster.slices.store, EndpointSlice),
         }
+        for workload in cluster.workloads.values():
+            self._stores[workload.kind.grid_plural] = (workload.grids.store, workload.kind.grid_type)
+            self._stores[workload.kind.child.plural] = (workload.children.store, Workload)
+        for kind, companions in cluster.companions.items():
+            self._stores[kind.plural] = (companions.store, Companion)
         writer = Writer(api, Metrics())
         statuses = Statuses(writer, clock=self.time)
         reporter = Reporter(self.recorder)
-        self.workloads = Workloads(cluster, writer, statuses, reporter, now=self.now, clock=self.time)
+        self.workloads = {
+            name: Workloads(stores.kind, cluster, writer, statuses, reporter, now=self.now, clock=self.time)
+            for name, stores in cluster.workloads.items()
+        }
         self.services = Services(cluster, writer, statuses, reporter, now=self.now, clock=self.time)
         self.slices = Slices(cluster, writer)
 
@@ -211,7 +215,7 @@ class Controller:
 
     def sync(self, *plurals: str) -> None:
         """Let the stores (these, or all) see what the API has."""
-        for plural in plurals or self.STORES:
+        for plural in plurals or self._stores:
             store, object_type = self._stores[plural]
             objects = (msgspec.json.encode(obj) for obj in self.api.of(plural).values())
             store.replace([msgspec.json.decode(data, type=object_type) for data in objects])
@@ -219,8 +223,9 @@ class Controller:
     async def one_pass(self) -> None:
         """Pass once over everything that the stores have."""
         self.clock += 1.0
-        for grid in self.cluster.deployment_grids.store.list():
-            await self.workloads.reconcile(GridKey("DeploymentGrid", NAMESPACE, grid.metadata.name))
+        for kind, stores in self.cluster.workloads.items():
+            for grid in stores.grids.store.list():
+                await self.workloads[kind].reconcile(GridKey(kind, NAMESPACE, grid.metadata.name))
         for service_grid in self.cluster.service_grids.store.list():
             await self.services.reconcile(GridKey("ServiceGrid", NAMESPACE, service_grid.metadata.name))
         for service in self.cluster.services.store.list():

@@ -199,7 +199,10 @@ class NodeUnitSpec(Struct, rename="camel", frozen=True):
                     "unit is not a legal label value: use at most 63 letters, digits, '-', '_' and '.', beginning "
                     "and ending with a letter or digit",
                 ),
-                ("self == oldSelf", "unit cannot be changed: make another NodeUnit"),
+                (
+                    "self == oldSelf",
+                    "unit cannot be changed, since its nodes would move at once: make another NodeUnit",
+                ),
             ),
         ),
     ] = ""
@@ -348,3 +351,53 @@ class NodeGroup(Struct, rename="camel"):
     status: Annotated[
         NodeGroupStatus, Meta(description="What the controller last saw; written by the controller.")
     ] = field(default_factory=NodeGroupStatus)
+
+
+_CIRCULAR = "it would select by the very label that it sets: select by labels that nothing here sets"
+
+
+def _reads(where: str, key: str) -> str:
+    """Return a CEL expression: the selector at `where` has no requirement on the label `key` (an expression)."""
+    return (
+        f"(!has({where}.matchLabels) || !({key} in {where}.matchLabels)) && "
+        f"(!has({where}.matchExpressions) || {where}.matchExpressions.all(item, item.key != {key}))"
+    )
+
+
+NODE_UNIT_RULES: Final = (
+    {
+        "rule": f"has(self.spec.unit) || size(self.metadata.name) <= {MAX_LABEL_VALUE}",
+        "message": f"the name is too long for a label value of at most {MAX_LABEL_VALUE} characters: set spec.unit",
+    },
+    {
+        "rule": f"!has(self.spec.selector) || ({_reads('self.spec.selector', 'self.spec.gridUniqKey')})",
+        "message": f"spec.selector has a requirement on gridUniqKey; {_CIRCULAR}",
+    },
+    {
+        "rule": (
+            "!has(self.spec.selector) || !has(self.spec.setNode) || !has(self.spec.setNode.labels) || "
+            f"self.spec.setNode.labels.all(key, {_reads('self.spec.selector', 'key')})"
+        ),
+        "message": f"spec.selector has a requirement on a label of setNode.labels; {_CIRCULAR}",
+    },
+    {
+        "rule": (
+            "!has(self.spec.setNode) || !has(self.spec.setNode.labels) || "
+            "!(self.spec.gridUniqKey in self.spec.setNode.labels)"
+        ),
+        "message": "leave gridUniqKey out of setNode.labels: members get it with the unit as its value",
+    },
+    {
+        "rule": "has(self.spec.unit) == has(oldSelf.spec.unit)",
+        "message": "unit cannot be added or removed: make another NodeUnit",
+    },
+)
+"""CEL rules of the whole NodeUnit."""
+
+NODE_GROUP_RULES: Final = (
+    {
+        "rule": "!has(self.spec.autoFindNodeKeys) || !(self.spec.gridUniqKey in self.spec.autoFindNodeKeys)",
+        "message": f"leave gridUniqKey out of autoFindNodeKeys; {_CIRCULAR}",
+    },
+)
+"""CEL rules of the whole NodeGroup."""

@@ -19,6 +19,7 @@ from sitegrid.api.grids import (
     VERSION,
     ServiceGrid,
 )
+from sitegrid.api.nodeunits import NODE_GROUP_RULES, NODE_UNIT_RULES, NodeGroup, NodeUnit
 from sitegrid.api.workloads import DaemonSetGrid, DeploymentGrid, StatefulSetGrid
 from sitegrid.wire.labels import GROUP
 
@@ -42,6 +43,7 @@ class Definition(NamedTuple):
     short_name: str
     columns: tuple[Column, ...]
     rules: tuple[dict[str, str], ...] = ()
+    namespaced: bool = True
 
     @property
     def kind(self) -> str:
@@ -58,6 +60,8 @@ _KEY = Column("Key", "string", ".spec.gridUniqKey", "The node label key that div
 _UNITS = Column("Units", "integer", ".status.units", "Units of the key")
 _AGE = Column("Age", "date", ".metadata.creationTimestamp", "Time since the grid was made")
 
+_NODES = Column("Nodes", "integer", ".status.nodeCount", "Nodes that carry the label")
+_READY_NODES = Column("Ready", "integer", ".status.readyNodes", "Nodes that are ready")
 _WORKLOAD_COLUMNS = (
     _KEY,
     Column("Units", "integer", ".status.units", "Units that the grid is for"),
@@ -102,6 +106,29 @@ DEFINITIONS: tuple[Definition, ...] = (
             },
         ),
     ),
+    Definition(
+        NodeUnit,
+        "nodeunits",
+        "nu",
+        (
+            _KEY,
+            Column("Unit", "string", ".status.unit", "The value of the key on the unit's nodes"),
+            _NODES,
+            _READY_NODES,
+            Column("Suspended", "boolean", ".spec.suspend", "Whether nothing is changed in the unit"),
+            _AGE,
+        ),
+        NODE_UNIT_RULES,
+        namespaced=False,
+    ),
+    Definition(
+        NodeGroup,
+        "nodegroups",
+        "ng",
+        (_KEY, Column("Units", "integer", ".status.unitCount", "Units of the key"), _NODES, _READY_NODES, _AGE),
+        NODE_GROUP_RULES,
+        namespaced=False,
+    ),
 )
 
 
@@ -113,7 +140,7 @@ def custom_resource_definition(definition: Definition) -> dict[str, Any]:
         "metadata": {"name": f"{definition.plural}.{GROUP}"},
         "spec": {
             "group": GROUP,
-            "scope": "Namespaced",
+            "scope": "Namespaced" if definition.namespaced else "Cluster",
             "names": {
                 "kind": definition.kind,
                 "listKind": f"{definition.kind}List",

@@ -10,19 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.meta import ObjectMeta
-from sitegrid.api.nodeunits import NodeUnit
+from sitegrid.api.nodeunits import NodeGroup, NodeUnit
 from sitegrid.api.workloads import WorkloadGrid
-from sitegrid.controller.resources import SERVICEGRIDS, child_resource, grid_resource
+from sitegrid.controller.resources import NODEGROUPS, NODEUNITS, SERVICEGRIDS, child_resource, grid_resource
 from sitegrid.controller.written import Written
 from sitegrid.grid.kinds import COMPANION_KINDS, WORKLOAD_KINDS, ObjectKind, WorkloadKind
-from sitegrid.grid.nodeunits import Declaration, UnitOfKey, declared
+from sitegrid.grid.nodeunits import Declaration, UnitOfKey, declared, is_generated
 from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
 from sitegrid.grid.slices import is_source, is_unit_slice
 from sitegrid.grid.units import Units, unit_of_node, units_of
@@ -37,7 +37,11 @@ log = logging.getLogger(__name__)
 OWNER: Final = "owner"
 """Index: children by the uid of their controller."""
 KEY: Final = "key"
-"""Index: grids by their unique key."""
+"""Index: grids, NodeUnits and NodeGroups by their unique key."""
+UNIT_OF_KEY: Final = "unit-of-key"
+"""Index: NodeUnits by the unit that they are for (`unit_index`)."""
+NAMED_NODE: Final = "named-node"
+"""Index: NodeUnits by the nodes that they name."""
 SOURCE: Final = "source"
 """Index: Kubernetes' own slices by the Service (`service_index`)."""
 UNIT_SLICE: Final = "unit-slice"
@@ -66,6 +70,11 @@ class KnownUnits:
     def by_node(self, key: str) -> Mapping[str, str]:
         """Return the value of `key` by the node's name, for nodes that are in a unit."""
         return self._get(key)[1]
+
+    def nodes_of(self, key: str, value: str) -> Collection[str]:
+        """Return the names of the nodes of one unit; none where there is no such unit."""
+        info = self._get(key)[0].get(value)
+        return () if info is None else info.nodes
 
     def _get(self, key: str) -> tuple[Units, Mapping[str, str]]:
         known = self._known.get(key)
@@ -101,8 +110,11 @@ class Cluster:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.nodes: Store[Node] = Store()
-        self.node_units: Store[NodeUnit] = Store()
-        self.units = KnownUnits(self.nodes, self.node_units)
+        self.node_units: Written[NodeUnit] = Written(
+            Store(), {KEY: _unique_key, UNIT_OF_KEY: _unit_of_key, NAMED_NODE: _named_nodes}, clock=clock
+        )
+        self.node_groups: Written[NodeGroup] = Written(Store(), {KEY: _unique_key}, clock=clock)
+        self.units = KnownUnits(self.nodes, self.node_units.store)
         self.workloads = {name: WorkloadStores(kind, clock) for name, kind in WORKLOAD_KINDS.items()}
         """By the kind of the grid."""
         self.companions: dict[ObjectKind, Written[Companion]] = {
@@ -119,6 +131,8 @@ class Cluster:
         """Return the reflectors that fill the stores from `client`; the caller runs them."""
         self._reflectors = [
             Reflector(client, NODES, self.nodes, object_type=Node),
+            Reflector(client, NODEUNITS, self.node_units.store, object_type=NodeUnit),
+            Reflector(client, NODEGROUPS, self.node_groups.store, object_type=NodeGroup),
             Reflector(client, SERVICEGRIDS, self.service_grids.store, object_type=ServiceGrid),
             Reflector(client, SERVICES, self.services.store, object_type=Service, label_selector=GRID),
             Reflector(
@@ -137,6 +151,10 @@ class Cluster:
                 Reflector(client, resource, companions.store, object_type=Companion, label_selector=GRID)
             )
         return self._reflectors
+
+    def grid_stores(self) -> list[Store[Any]]:
+        """Return the stores of grids, of all kinds."""
+        return [*(stores.grids.store for stores in self.workloads.values()), self.service_grids.store]
 
     def unsynced(self) -> list[str]:
         """Return what is still missing, in words for /readyz and the log; empty when everything is observed."""
@@ -176,10 +194,14 @@ def changed_labels(old: Node | None, new: Node | None) -> set[str]:
 
 
 def changed_declarations(old: NodeUnit | None, new: NodeUnit | None) -> set[str]:
-    """Return the unique keys of whose units two states of a NodeUnit say different things; a status says nothing."""
-    if old is not None and new is not None and _says(old) == _says(new):
+    """Return the unique keys of whose units two states of a NodeUnit say different things.
+
+    A status says nothing, and neither does a NodeUnit that we made by ourselves.
+    """
+    saying = [item for item in (old, new) if item is not None and not is_generated(item)]
+    if len(saying) == 2 and _says(saying[0]) == _says(saying[1]):
         return set()
-    return {item.spec.grid_uniq_key for item in (old, new) if item is not None}
+    return {item.spec.grid_uniq_key for item in saying}
 
 
 def service_index(namespace: str, name: str) -> str:
@@ -197,8 +219,21 @@ def _says(node_unit: NodeUnit) -> tuple[object, ...]:
     return (node_unit.unit, meta.labels, bool(meta.deletion_timestamp), spec.values, spec.suspend)
 
 
-def _unique_key(grid: WorkloadGrid | ServiceGrid) -> Iterable[str]:
-    return (grid.spec.grid_uniq_key,)
+def unit_index(key: str, value: str) -> str:
+    """Return how the index of NodeUnits names a unit; neither part of it can have the separator."""
+    return f"{key}={value}"
+
+
+def _unique_key(item: WorkloadGrid | ServiceGrid | NodeUnit | NodeGroup) -> Iterable[str]:
+    return (item.spec.grid_uniq_key,)
+
+
+def _unit_of_key(node_unit: NodeUnit) -> Iterable[str]:
+    return (unit_index(node_unit.spec.grid_uniq_key, node_unit.unit),)
+
+
+def _named_nodes(node_unit: NodeUnit) -> Iterable[str]:
+    return node_unit.spec.nodes
 
 
 def _owner(child: Workload | Companion | Service) -> Iterable[str]:

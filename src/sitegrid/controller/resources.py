@@ -10,6 +10,8 @@ from sitegrid.kube.resources import Resource
 from sitegrid.wire.labels import GROUP
 
 SERVICEGRIDS: Final = Resource(GROUP, VERSION, "servicegrids", "ServiceGrid", True)
+NODEUNITS: Final = Resource(GROUP, VERSION, "nodeunits", "NodeUnit", False)
+NODEGROUPS: Final = Resource(GROUP, VERSION, "nodegroups", "NodeGroup", False)
 
 
 def grid_resource(kind: WorkloadKind) -> Resource:

@@ -32,7 +32,7 @@ class Triggers:
         self.queues: Queues | None = None
         """Where the keys go; None while this process does not lead."""
         cluster.nodes.add_handler(self._node)
-        cluster.node_units.add_handler(self._node_unit)
+        cluster.node_units.store.add_handler(self._node_unit)
         for kind, stores in cluster.workloads.items():
             stores.grids.store.add_handler(partial(self._workload_grid, kind))
             stores.children.store.add_handler(partial(self._child, kind))

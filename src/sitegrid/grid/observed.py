@@ -12,10 +12,36 @@ from msgspec import Struct, field
 from sitegrid.api.meta import ManagedMeta, ObjectMeta
 
 
+class NodeSpec(Struct, rename="camel", gc=False, frozen=True):
+    """A Node's spec. Taints stay as they are, since a list is written back whole."""
+
+    taints: list[dict[str, str]] = field(default_factory=list)
+
+
+class NodeCondition(Struct, rename="camel", gc=False, frozen=True):
+    """One of a Node's status.conditions, without its heartbeat."""
+
+    type: str
+    status: str
+
+
+class NodeStatus(Struct, rename="camel", gc=False, frozen=True):
+    """A Node's status."""
+
+    conditions: list[NodeCondition] = field(default_factory=list)
+
+
 class Node(Struct, rename="camel", gc=False):
     """A Node: its labels say which units it is in."""
 
     metadata: ObjectMeta
+    spec: NodeSpec = field(default_factory=NodeSpec)
+    status: NodeStatus = field(default_factory=NodeStatus)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the node's kubelet reports it as ready."""
+        return any(condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions)
 
 
 class WorkloadCondition(Struct, rename="camel", gc=False, frozen=True):

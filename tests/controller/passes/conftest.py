@@ -49,6 +49,10 @@ class FakeApi:
         self._alive()
         return copy.deepcopy(self._found(resource.plural, name))
 
+    async def create(self, resource: Resource, obj: Manifest, *, field_manager: str | None = None) -> Manifest:
+        """Create what does not exist."""
+        raise AssertionError("children are applied")
+
     async def apply(
         self,
         resource: Resource,

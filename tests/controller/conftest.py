@@ -452,6 +452,24 @@ class World:
         }
         return self._grid("DeploymentGrid", name, {"gridUniqKey": self.key, "template": template, **changes})
 
+    def workload_grid(self, kind: str, name: str = "grid", **changes: Any) -> Manifest:
+        """Return a workload grid of any kind; `changes` replace fields of its spec."""
+        grid = self.deployment_grid(name, **changes)
+        if kind == "DaemonSetGrid" and "template" not in changes:
+            del grid["spec"]["template"]["replicas"]
+        return {**grid, "kind": kind}
+
+    def nodes(self, *values: str) -> None:
+        """Add one Node for each unit in `values`, at once."""
+        names = {value: f"{value.lower().replace('_', '-')}-{self.namespace}" for value in values}
+        self.plane.apply(
+            *(
+                {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {self.key: value}}}
+                for value, name in names.items()
+            )
+        )
+        self._nodes += names.values()
+
     def service_grid(self, name: str = "grid", **changes: Any) -> Manifest:
         """Return a ServiceGrid for the pods of the DeploymentGrid of that name."""
         template = {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 80}]}

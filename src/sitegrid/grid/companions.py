@@ -1,7 +1,8 @@
 """Makes what a unit's child has beside it: a PodDisruptionBudget and a HorizontalPodAutoscaler, if the grid asks.
 
-They are controlled by the child, so that they go with it, and select exactly what the child selects. Their drift is
-seen and repaired like the child's. Held by ``tests/grid/test_companions.py``.
+They are controlled by the child, so that they go with it, and select exactly what the child selects. Their names say
+the child's kind, since children of two kinds may share one. Drift is seen and repaired like the child's. Held by
+``tests/grid/test_companions.py``.
 """
 
 from __future__ import annotations
@@ -18,24 +19,27 @@ def wanted_companions(
 ) -> dict[ObjectKind, dict[str, Any]]:
     """Return what `grid` wants beside the wanted `child`, which exists as `present`, by kind."""
     wanted: dict[ObjectKind, dict[str, Any]] = {}
+    name = f"{present.name}-{child['kind'].lower()}"
     budget = grid.spec.pod_disruption_budget
     if budget is not None:
         spec = {**budget, "selector": child["spec"].get("selector")}
-        wanted[POD_DISRUPTION_BUDGET] = _manifest(POD_DISRUPTION_BUDGET, child, present, spec)
+        wanted[POD_DISRUPTION_BUDGET] = _manifest(POD_DISRUPTION_BUDGET, name, child, present, spec)
     autoscaling = grid.spec.autoscaling if isinstance(grid.spec, ReplicatedGridSpec) else None
     if autoscaling is not None:
         target = {"apiVersion": child["apiVersion"], "kind": child["kind"], "name": present.name}
         spec = {**autoscaling, "scaleTargetRef": target}
-        wanted[HORIZONTAL_POD_AUTOSCALER] = _manifest(HORIZONTAL_POD_AUTOSCALER, child, present, spec)
+        wanted[HORIZONTAL_POD_AUTOSCALER] = _manifest(HORIZONTAL_POD_AUTOSCALER, name, child, present, spec)
     return wanted
 
 
-def _manifest(kind: ObjectKind, child: dict[str, Any], present: ObjectMeta, spec: dict[str, Any]) -> dict[str, Any]:
+def _manifest(
+    kind: ObjectKind, name: str, child: dict[str, Any], present: ObjectMeta, spec: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "apiVersion": kind.api_version,
         "kind": kind.kind,
         "metadata": {
-            "name": present.name,
+            "name": name,
             "namespace": present.namespace,
             "labels": child["metadata"]["labels"],
             # No blockOwnerDeletion: it would take the right to write the child's finalizers, for nothing.

@@ -121,4 +121,4 @@ HORIZONTAL_POD_AUTOSCALER: Final = ObjectKind(
     "autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"
 )
 COMPANION_KINDS: Final = (POD_DISRUPTION_BUDGET, HORIZONTAL_POD_AUTOSCALER)
-"""What a unit's child may have beside it, under the same name."""
+"""What a unit's child may have beside it."""

@@ -208,7 +208,7 @@ class _Planning:
         for kind in COMPANION_KINDS:
             found = {item.metadata.name: item.metadata for item in self._observed.companions(kind, present.uid)}
             if kind in wanted:
-                known = found.pop(present.name, None)
+                known = found.pop(wanted[kind][0]["metadata"]["name"], None)
                 if known is None:
                     self._create(value, kind, wanted[kind], present.uid)
                 elif not known.deletion_timestamp and not self._verdicts.in_sync(known, *wanted[kind]):

@@ -31,6 +31,8 @@ class WantedChild:
 
     manifest: dict[str, Any]
     template: Template
+    effective: Mapping[str, Any]
+    """The spec before it was pinned to the unit."""
     origins: Mapping[str, Origin]
     """Which override set a field, by its path in the child's spec."""
 
@@ -51,7 +53,7 @@ def wanted_child(
     problem = _node_selector_problem(spec, template, unit)
     if problem is not None:
         return problem
-    return WantedChild(_manifest(kind, grid, unit, spec), template, origins)
+    return WantedChild(_manifest(kind, grid, unit, spec), template, spec, origins)
 
 
 def name_of_child(kind: WorkloadKind, grid: WorkloadGrid, value: str) -> str:

@@ -124,7 +124,9 @@ def test_exit_code_is_the_commands(lab: Lab, pods: dict[str, str], target: str) 
     assert (done.returncode, done.stdout) == (7, "through")
 
 
-@pytest.mark.parametrize("target", ["nosuch", "default/nosuch", "../../etc", "default/../x"])
+@pytest.mark.parametrize(
+    "target", ["nosuch", "default/nosuch", "../../etc", "default/../x", "default/*", "*/*", "/", "node12/"]
+)
 def test_unknown_target_is_named(lab: Lab, target: str) -> None:
     """What is neither node nor pod is a sentence."""
     with pytest.raises(LabError, match=r"no (node|pod) "):

@@ -150,14 +150,15 @@ class Lab:
 
     def down(self) -> None:
         """End the lab, running or crashed, and remove its state; does nothing where there is none."""
-        if not self.layout.root.exists():
-            return
         deadline = time.monotonic() + _END_TIMEOUT
-        while (lock := try_lock(self.layout.lock)) is None:
-            self._kill()
-            if time.monotonic() > deadline:
-                raise LabError(f"lab {self.name!r} does not end; it is locked by another command or a stuck process")
-            time.sleep(0.02)
+        try:
+            while (lock := try_lock(self.layout.lock)) is None:
+                self._kill()
+                if time.monotonic() > deadline:
+                    raise LabError(f"lab {self.name!r} does not end: another command holds it, or a process is stuck")
+                time.sleep(0.02)
+        except FileNotFoundError:
+            return
         try:
             self._collect()
             while self.layout.root.exists() and time.monotonic() < deadline:
@@ -203,7 +204,7 @@ class Lab:
         pid = self.supervisor_pid
         config = LabConfig.read(self.layout.config)
         user = ["--user", "--preserve-credentials"] if config.user_namespace else []
-        inner = enter_argv(self._pod(target), list(argv)) if "/" in target else self._node_argv(target, argv)
+        inner = self._pod_argv(target, argv) if "/" in target else self._node_argv(target, argv)
         return ["nsenter", f"--target={pid}", *user, "--mount", "--net", "--pid", "--", *inner]
 
     def run(self, target: str, argv: Sequence[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
@@ -250,8 +251,13 @@ class Lab:
     # --- inside ---
 
     def _lock(self) -> int:
-        self.layout.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = try_lock(self.layout.lock)
+        if self.layout.root.resolve().is_relative_to("/run"):
+            raise LabError(f"a lab cannot keep its state in {self.layout.root}: it has a /run of its own")
+        try:
+            self.layout.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = try_lock(self.layout.lock)
+        except OSError as error:
+            raise LabError(f"cannot use the directory {self.layout.root}: {error.strerror}") from error
         if lock is None:
             raise LabRunning(f"lab {self.name!r} is already running; end it with `sitegrid lab down` first")
         return lock
@@ -324,10 +330,12 @@ class Lab:
             raise LabError(f"no node {node!r} in this lab; a pod is named NAMESPACE/POD")
         return ["nsenter", f"--net={netns_path(node)}", "--", *argv]
 
-    def _pod(self, target: str) -> Path:
+    def _pod_argv(self, target: str, argv: Sequence[str]) -> list[str]:
         namespace, _, name = target.partition("/")
-        for directory in self.layout.nodes.glob(f"*/pods/{namespace}_{name}"):
-            return directory
+        for node in self.layout.nodes.iterdir():
+            # A pod that ends at this moment is none.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                return enter_argv(self.layout.pods(node.name) / f"{namespace}_{name}", list(argv))
         raise LabError(f"no pod {target!r} runs in this lab")
 
 

@@ -39,6 +39,13 @@ _END_TIMEOUT: Final = 30.0
 """Seconds that the kernel may take to end a killed lab."""
 
 
+_NO_PROXIES: Final = tuple(
+    word
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    for word in ("-u", name)
+)
+
+
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
     """A node: `ready` is None while the API server does not answer; `wan` is false while its uplink is cut."""
@@ -200,12 +207,17 @@ class Lab:
         )
 
     def command(self, target: str, argv: Sequence[str]) -> list[str]:
-        """Return the argv that, run on the host, runs `argv` in the node `target` or the pod ``NAMESPACE/POD``."""
+        """Return the argv that, run on the host, runs `argv` in the node `target` or the pod ``NAMESPACE/POD``.
+
+        It runs in the directory ``/`` with the caller's environment, less the host's proxies: they cannot be reached.
+        Raises `LabError` where there is no such node or pod.
+        """
         pid = self.supervisor_pid
         config = LabConfig.read(self.layout.config)
         user = ["--user", "--preserve-credentials"] if config.user_namespace else []
         inner = self._pod_argv(target, argv) if "/" in target else self._node_argv(target, argv)
-        return ["nsenter", f"--target={pid}", *user, "--mount", "--net", "--pid", "--", *inner]
+        enter = ["nsenter", f"--target={pid}", *user, "--mount", "--net", "--pid", "--"]
+        return [*enter, "env", *_NO_PROXIES, *inner]
 
     def run(self, target: str, argv: Sequence[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
         """Run `argv` in the node or pod `target`, as `subprocess.run` does with `kwargs`, in text mode."""

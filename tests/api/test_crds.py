@@ -29,7 +29,9 @@ def _schemas(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict
 
 
 def _root(definition: Definition) -> dict[str, Any]:
-    schema: dict[str, Any] = custom_resource_definition(definition)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    schema: dict[str, Any] = custom_resource_definition(definition)["spec"]["versions"][0]["schema"][
+        "openAPIV3Schema"
+    ]
     return schema
 
 

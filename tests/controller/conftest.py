@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import secrets
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +29,19 @@ ROOT = Path(__file__).parents[2]
 CONTROLLER_USER = "system:serviceaccount:sitegrid-system:sitegrid-controller"
 TIMEOUT = 60.0
 """Seconds that a wanted state may take to come."""
+
+PATHS = {
+    "dg": "/apis/tkeedge.io/v1",
+    "sg": "/apis/tkeedge.io/v1",
+    "deployments": "/apis/apps/v1",
+    "replicasets": "/apis/apps/v1",
+    "services": "/api/v1",
+    "pods": "/api/v1",
+    "endpointslices": "/apis/discovery.k8s.io/v1",
+    "events": "/apis/events.k8s.io/v1",
+    "leases": "/apis/coordination.k8s.io/v1",
+}
+FULL_NAMES = {"dg": "deploymentgrids", "sg": "servicegrids"}
 
 Manifest = dict[str, Any]
 
@@ -176,14 +191,15 @@ class ControlPlane:
 
     def get(self, kind: str, name: str, namespace: str = "default") -> Manifest | None:
         """Return one object, None where there is none."""
-        result = self.kubectl("get", kind, name, "-n", namespace, "-o", "json", "--ignore-not-found")
-        found: Manifest | None = json.loads(result.stdout) if result.stdout.strip() else None
-        return found
+        path = f"{PATHS[kind]}/namespaces/{namespace}/{FULL_NAMES.get(kind, kind)}/{name}"
+        return self._http(path)
 
     def objects(self, kind: str, namespace: str, selector: str = "") -> list[Manifest]:
         """Return objects by label."""
-        result = self.kubectl("get", kind, "-n", namespace, "-o", "json", f"--selector={selector}")
-        items: list[Manifest] = json.loads(result.stdout)["items"]
+        query = urllib.parse.urlencode({"labelSelector": selector})
+        found = self._http(f"{PATHS[kind]}/namespaces/{namespace}/{FULL_NAMES.get(kind, kind)}?{query}")
+        assert found is not None, kind
+        items: list[Manifest] = found["items"]
         return items
 
     def audited(self) -> list[Manifest]:
@@ -211,27 +227,39 @@ class ControlPlane:
             return result
 
     def _ready(self) -> bool:
-        certificate = self.directory / "certs" / "apiserver.crt"
         process = self._processes["kube-apiserver"]
         assert process.poll() is None, self.log("kube-apiserver")
-        if not certificate.exists():
-            return False
-        context = ssl.create_default_context(cafile=str(certificate))
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        request = urllib.request.Request(
-            f"https://127.0.0.1:{self._port}/readyz", headers={"Authorization": f"Bearer {self._tokens['admin']}"}
-        )
-        opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-        )
         try:
-            with opener.open(request, timeout=5) as answer:
+            with self._open("/readyz") as answer:
                 return bool(answer.status == 200)
         except urllib.error.HTTPError as error:
             error.close()
             return False
         except OSError:
             return False
+
+    def _http(self, path: str) -> Manifest | None:
+        """Return what a GET gives, as administrator; kubectl would take ten times as long."""
+        try:
+            with self._open(path) as answer:
+                found: Manifest = json.load(answer)
+                return found
+        except urllib.error.HTTPError as error:
+            with error:
+                assert error.code == 404, error.read()
+                return None
+
+    def _open(self, path: str) -> http.client.HTTPResponse:
+        context = ssl.create_default_context(cafile=str(self.directory / "certs" / "apiserver.crt"))
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        request = urllib.request.Request(
+            f"https://127.0.0.1:{self._port}{path}", headers={"Authorization": f"Bearer {self._tokens['admin']}"}
+        )
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
+        answer: http.client.HTTPResponse = opener.open(request, timeout=10)
+        return answer
 
     def _run(self, name: str, *arguments: str) -> None:
         with (self.directory / f"{name}.log").open("ab") as log:

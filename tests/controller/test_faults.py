@@ -84,7 +84,7 @@ def test_asked_to_end_it_gives_the_lease_back(world: Any, wait_for: Any, control
     """After SIGTERM another replica leads at once, instead of waiting for the Lease to expire."""
     wait_for(lambda: "sitegrid_leader 1.0" in controller.http("/metrics")[1], "the lead", dump=world.dump)
     assert controller.stop() == 0
-    lease = world.plane.get("lease", "sitegrid-controller", "kube-system")
+    lease = world.plane.get("leases", "sitegrid-controller", "kube-system")
     assert lease["spec"].get("holderIdentity", "") == ""
 
 

@@ -49,7 +49,7 @@ def test_slice_carries_the_agreed_labels(world: Any, wait_for: Any) -> None:
         "service.kubernetes.io/headless": "",
         "endpointslice.kubernetes.io/managed-by": "sitegrid",
     }
-    service = world.plane.get("service", "grid-svc", world.namespace)
+    service = world.plane.get("services", "grid-svc", world.namespace)
     (owner,) = item["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["uid"], owner.get("controller")) == ("Service", service["metadata"]["uid"], None)
     (endpoint,) = item["endpoints"]
@@ -103,4 +103,4 @@ def test_orphaned_service_has_no_unit_slices(world: Any, wait_for: Any) -> None:
     wait_for(lambda: _unit_slices(world), "the unit slice", dump=world.dump)
     world.plane.kubectl("delete", "sg", "grid", "-n", world.namespace, "--cascade=orphan")
     wait_for(lambda: not _unit_slices(world), "the unit slices to go", dump=world.dump)
-    assert world.plane.get("service", "grid-svc", world.namespace) is not None
+    assert world.plane.get("services", "grid-svc", world.namespace) is not None

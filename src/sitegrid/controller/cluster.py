@@ -17,6 +17,7 @@ import msgspec
 
 from sitegrid.api.grids import DeploymentGrid, ServiceGrid
 from sitegrid.api.meta import ObjectMeta
+from sitegrid.controller.reaches import NodeReaches
 from sitegrid.controller.resources import DEPLOYMENTGRIDS, SERVICEGRIDS
 from sitegrid.controller.written import Written
 from sitegrid.grid.observed import Deployment, EndpointSlice, Node, Service
@@ -79,6 +80,7 @@ class Cluster:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.nodes: Store[Node] = Store()
         self.units = NodeUnits(self.nodes)
+        self.reaches = NodeReaches(self.nodes)
         self.deployment_grids: Written[DeploymentGrid] = Written(Store(), {KEY: _unique_key}, clock=clock)
         self.service_grids: Written[ServiceGrid] = Written(Store(), {KEY: _unique_key}, clock=clock)
         self.deployments: Written[Deployment] = Written(Store(), {OWNER: _owner}, clock=clock)

@@ -13,10 +13,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from sitegrid.api.grids import DeploymentGrid, ServiceGrid
 from sitegrid.controller.cluster import Cluster
+from sitegrid.controller.evictions import Evictions, Lists
 from sitegrid.controller.metrics import Metrics
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey
 from sitegrid.controller.reporter import Recorder, Reporter
@@ -42,16 +43,21 @@ that was made and deleted while the watch was down."""
 K = TypeVar("K", GridKey, ServiceKey)
 
 
+class ReadWrite(Api, Lists, Protocol):
+    """The part of `sitegrid.kube.client.Client` that is used."""
+
+
 class Manager:
     """The controller's work, without the process around it."""
 
-    def __init__(self, cluster: Cluster, api: Api, recorder: Recorder, metrics: Metrics) -> None:
+    def __init__(self, cluster: Cluster, api: ReadWrite, recorder: Recorder, metrics: Metrics) -> None:
         self._cluster = cluster
         self._metrics = metrics
         self._triggers = Triggers(cluster)
         writer = Writer(api, metrics)
         statuses, reporter = Statuses(writer), Reporter(recorder)
         self._workloads = Workloads(cluster, writer, statuses, reporter)
+        self._evictions = Evictions(cluster, api, writer, reporter)
         self._services = Services(cluster, writer, statuses, reporter)
         # Writes of slices have their own share, so that they never wait behind a rollout's.
         self._slices = Slices(cluster, Writer(api, metrics, parallel=SLICE_WRITES))
@@ -79,8 +85,12 @@ class Manager:
             queues.shut_down()
 
     async def _grid(self, key: GridKey) -> float | None:
-        passes = {DeploymentGrid.KIND: self._workloads.reconcile, ServiceGrid.KIND: self._services.reconcile}
-        return await passes[key.kind](key)
+        passes = {
+            DeploymentGrid.KIND: (self._workloads.reconcile, self._evictions.reconcile),
+            ServiceGrid.KIND: (self._services.reconcile,),
+        }
+        times = [await one_pass(key) for one_pass in passes[key.kind]]
+        return min((seconds for seconds in times if seconds is not None), default=None)
 
     async def _service_slices(self, key: ServiceKey) -> float | None:
         return await self._slices.reconcile(key)

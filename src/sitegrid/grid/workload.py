@@ -1,4 +1,4 @@
-"""Makes the wanted child of a workload grid for one unit: the user's template, pinned to the unit.
+"""Makes the wanted child of a workload grid for one unit: the user's template, pinned to the unit and kept there.
 
 Invariants: the user's objects are never changed (I3): everything on the way to an addition is copied, the rest
 shared; and nothing that varies goes into the pod template (I4), or pods would restart. What Kubernetes refuses (no
@@ -15,6 +15,7 @@ from sitegrid.api.meta import owner_reference
 from sitegrid.grid.kinds import WorkloadKind
 from sitegrid.grid.names import child_name
 from sitegrid.grid.problem import NODE_SELECTOR_CONFLICT, Problem
+from sitegrid.grid.tolerations import staying
 from sitegrid.wire.labels import GRID, GRID_UNIQ_KEY, UNIT, label_value, unit_id
 
 
@@ -64,7 +65,7 @@ def _pinned(spec: dict[str, Any], unit: str, key: str, value: str) -> dict[str, 
         spec["template"] = {
             **pod,
             "metadata": {**metadata, "labels": {**_mapping(metadata.get("labels")), UNIT: unit}},
-            "spec": {**pod_spec, "nodeSelector": {**_mapping(pod_spec.get("nodeSelector")), key: value}},
+            "spec": staying({**pod_spec, "nodeSelector": {**_mapping(pod_spec.get("nodeSelector")), key: value}}),
         }
     return spec
 

@@ -711,7 +711,7 @@ async def site(api: FakeApi, tmp_path: Path) -> AsyncIterator[Site]:
         yield running
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def objects() -> Any:
     """Give the constructors of test objects and the paths of collections."""
 

@@ -86,6 +86,11 @@ class Body:
         return data
 
     @property
+    def ended(self) -> bool:
+        """Tell whether everything has arrived."""
+        return self._ended
+
+    @property
     def finished(self) -> bool:
         """Tell whether everything has arrived and was read."""
         return self._ended and not self._pieces
@@ -192,6 +197,9 @@ class Connection(asyncio.Protocol):
     def _refuse(self, message: str) -> None:
         self._broken = Status(400, message)
         self._arrived.set()
+        if self._current is not None and self._current.complete and not self._current.body.ended:
+            # The body broke off while its request is being handled: nobody knows what was meant.
+            self.abort()
 
     def _begin_raw(self, rest: bytes) -> None:
         """Treat everything behind an upgrade request as its body."""

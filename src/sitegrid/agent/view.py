@@ -12,15 +12,15 @@ something again, it never misses anything. A resourceVersion that is not in the 
 
 Of a grid's slices only the present state is ever sent, also from the log, and a deleted one without its endpoints.
 
-Invariants: I1 (only slices of current units are in `items`), I6 (a reader that fell behind the log gets an error,
-not a gap). Held by ``tests/agent/test_view.py`` and ``tests/agent/test_closure.py``.
+Invariants: I1 (only slices of current units are in `items`), I6 (a reader that fell behind the log is told so,
+and gets no gap). Held by ``tests/agent/test_view.py`` and ``tests/agent/test_closure.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from sitegrid.agent.node import NodeUnits
 from sitegrid.agent.source import Refused, Source, SourceKey
@@ -67,8 +67,13 @@ class _GridItem(Item):
     __slots__ = ()
 
 
-class FellBehind(Exception):
-    """The reader's place in the log is gone."""
+class Reader(Protocol):
+    """Who reads the log: `position` is the place up to which it was given events."""
+
+    position: int
+
+    def fell_behind(self) -> None:
+        """The place is gone: what follows it cannot be given any more."""
 
 
 class _Event:
@@ -94,6 +99,7 @@ class View:
         self.items: dict[str, Item] = {}
         self.ready = False
         self.clients = 0
+        self.readers: set[Reader] = set()
         self._labels = LabelSelector(key.labels)
         self._fields = FieldSelector(key.fields)
         self._node = node
@@ -268,6 +274,8 @@ class View:
                 break
             del self._marks[rv]
             self._lost_rv = max(self._lost_rv, rv)
+        for reader in [reader for reader in self.readers if reader.position < self._log_start]:
+            reader.fell_behind()
 
     def _mark(self, rv: int) -> None:
         """Note that clients may have seen `rv` here; the first place stays.
@@ -294,12 +302,10 @@ class View:
         return self._marks.get(rv)
 
     def read(self, position: int) -> list[bytes]:
-        """Return the rendered events since `position`, up to `end`. Raises `FellBehind`.
+        """Return the rendered events since `position`, which is in the log, up to `end`.
 
         Of several events of one grid object only the last is given, so that no state is sent that is over.
         """
-        if position < self._log_start:
-            raise FellBehind
         events = self._log[position - self._log_start :]
         if len(events) < 2:
             return [event.data for event in events]

@@ -89,6 +89,7 @@ def test_edited_unit_slice_is_repaired(world: Any, wait_for: Any) -> None:
     (item,) = world.plane.objects(
         "endpointslices", world.namespace, "endpointslice.kubernetes.io/managed-by=sitegrid"
     )
+    item = world.plane.get("endpointslices", item["metadata"]["name"], world.namespace)
     item["endpoints"].append({"addresses": ["10.9.9.9"]})
     world.plane.kubectl("replace", "-f", "-", manifest=item)
     wanted = {f"{world.key}.one": {"10.244.1.1"}}

@@ -54,7 +54,7 @@ def find_lost(
     """
     pod = template.get("template")
     pod_spec = pod.get("spec") if isinstance(pod, dict) else None
-    users = {taint for taint in (NOT_READY, UNREACHABLE) if tolerates(pod_spec or {}, taint)}
+    users = {taint for taint in (NOT_READY, UNREACHABLE) if isinstance(pod_spec, dict) and tolerates(pod_spec, taint)}
     lost: list[LostNode] = []
     waits: list[float] = []
     for node in sorted(unready):

@@ -2,7 +2,7 @@
 
 Only what concerns grids is watched: children and slices by their labels. Invariant: nothing is planned before every
 store is complete (`wait_synced`), for a half-filled node store would look like vanished units.
-Held by ``tests/controller/test_cluster.py``.
+Held by ``tests/controller/passes/test_manager.py``.
 """
 
 from __future__ import annotations

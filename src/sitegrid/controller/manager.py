@@ -3,8 +3,8 @@
 The story: `Manager.lead` waits until everything is observed, adds every key once, and then works on what the triggers
 add. A pass that fails is tried again with backoff, for ever; a pass that asks to come again is added later. Being
 cancelled (the Lease was lost, or the process stops) ends it between or within passes; the next one to lead begins
-with everything again, and a pass looks only at the present state. Held by ``tests/controller/test_manager.py`` and
-the tests on a real API server.
+with everything again, and a pass looks only at the present state.
+Held by ``tests/controller/passes/test_manager.py`` and the tests on a real API server.
 """
 
 from __future__ import annotations

@@ -137,9 +137,11 @@ def _resolve(port: int, name: str) -> list[str] | None:
 @pytest.fixture
 def coredns(cluster: Any, cluster_agent: str, tmp_path: Path, poll: Any) -> Iterator[int]:
     """Run the real CoreDNS behind the agent; give its port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    # CoreDNS listens on TCP and UDP: the port has to be free for both.
+    with socket.socket() as stream, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        stream.bind(("127.0.0.1", 0))
+        port = stream.getsockname()[1]
+        datagrams.bind(("127.0.0.1", port))
     kubeconfig = cluster.kubeconfig("admin-token", cluster_agent)
     (tmp_path / "Corefile").write_text(
         f".:{port} {{\n bind 127.0.0.1\n errors\n"

@@ -94,6 +94,28 @@ async def test_a_server_without_streaming_lists_is_listed(site: Any, api: Any, o
     assert await watch.summary(1) == [("ADDED", "b")]
 
 
+async def test_a_server_that_ignores_streaming_lists_is_listed(
+    site: Any, api: Any, objects: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A streaming list whose end never comes is given up for a LIST."""
+    monkeypatch.setattr("sitegrid.agent.source.SILENCE", 0.05)
+    monkeypatch.setattr(type(api), "_event", _without_end(type(api)._event))
+    api.put(objects.slices, objects.plain("a", "10.9.0.1"))
+    assert await site.names(objects.slices) == ["a"]
+
+
+def _without_end(event: Any) -> Any:
+    """Return an encoder of events that sends JSON bookmarks without the annotation that ends initial events."""
+
+    def encode(watcher: Any, event_type: str, obj: dict[str, Any]) -> bytes:
+        if event_type == "BOOKMARK" and not watcher.binary:
+            obj["metadata"].pop("annotations", None)
+        encoded: bytes = event(watcher, event_type, obj)
+        return encoded
+
+    return staticmethod(encode)
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -154,6 +154,10 @@ class Source:
                 if refusal.status not in (400, 404, 406, 422):
                     raise
                 self._streaming_lists = False
+            except UpstreamError:
+                # Servers before 1.27 ignore the question and never say where the initial events end.
+                self._streaming_lists = self._current
+                raise
         if not self._current:
             await self._list()
         await self._watch(initial=False)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -77,10 +78,15 @@ class NodeUnits:
 class Cluster:
     """The stores, as they are once our own writes have come back, and the reflectors that fill them."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self.nodes: Store[Node] = Store()
         self.units = NodeUnits(self.nodes)
-        self.reaches = NodeReaches(self.nodes)
+        self.reaches = NodeReaches(self.nodes, now=now)
         self.deployment_grids: Written[DeploymentGrid] = Written(Store(), {KEY: _unique_key}, clock=clock)
         self.service_grids: Written[ServiceGrid] = Written(Store(), {KEY: _unique_key}, clock=clock)
         self.deployments: Written[Deployment] = Written(Store(), {OWNER: _owner}, clock=clock)

@@ -32,6 +32,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from hypothesis import settings
 
 from sitegrid.agent.credentials import Credentials, from_kubeconfig
 from sitegrid.agent.hub import Hub
@@ -51,6 +52,10 @@ from sitegrid.wire.labels import (
     UNIT_SERVICE_NAME,
 )
 from sitegrid.wire.selectors import LabelSelector
+
+# A loaded machine is slow now and then; a test that measures time finds that and nothing else.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 RBAC = Path(__file__).parents[2] / "deploy" / "rbac" / "agent.yaml"
 ADMIN = "admin-token"

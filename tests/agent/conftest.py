@@ -694,7 +694,7 @@ async def run_agent(credentials: Credentials, node_name: str = "n1") -> AsyncIte
     finally:
         site.close()
         listener.close()
-        server.close()
+        await server.close()
         hub.close()
         # Cancelled tasks end in the loop; the test's own loop must not end before them.
         own = [task for task in asyncio.all_tasks() if task.get_name().startswith(("client", "source"))]

@@ -59,6 +59,7 @@ async def test_both_listeners_serve(api: Any, tmp_path: Path, certificates: Any)
         writer.write(b"GET /sitegrid/healthz HTTP/1.1\r\nHost: a\r\n\r\n")
         assert (await reader.readuntil(b"ok\n")).startswith(b"HTTP/1.1 200")
         writer.close()
+        await writer.wait_closed()
     stop.set()
     await asyncio.wait_for(running, 10)
 

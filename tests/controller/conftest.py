@@ -425,13 +425,25 @@ class World:
         self._nodes: list[str] = []
         self.plane.kubectl("create", "namespace", self.namespace)
 
-    def node(self, name: str, value: str | None = None, **labels: str) -> str:
-        """Add a Node of the unit `value`; return its full name."""
+    def node(self, name: str, value: str | None = None, *, status: Manifest | None = None, **labels: str) -> str:
+        """Add a Node of the unit `value`, with a status where one is given; return its full name."""
         full = f"{name}-{self.namespace}"
         all_labels = {**labels, **({self.key: value} if value is not None else {})}
-        self.plane.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": full, "labels": all_labels}})
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": full, "labels": all_labels}}
+        self.plane.apply({**node, **({"status": status} if status else {})})
         self._nodes.append(full)
         return full
+
+    def report_node(self, node: str, status: Manifest) -> None:
+        """Write a Node's status, as its kubelet or the node lifecycle controller does."""
+        patch = ("--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+        self.plane.kubectl("patch", "node", node, *patch)
+
+    def report_pods(self, ready: str, *pods: str) -> None:
+        """Write the Ready condition of pods, as their kubelet or the node lifecycle controller does."""
+        status = {"conditions": [{"type": "Ready", "status": ready}]}
+        patch = ("--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+        self.plane.kubectl("patch", "pods", *pods, "-n", self.namespace, *patch)
 
     def pod(self, name: str, node: str, address: str, app: str = "grid") -> None:
         """Add a ready pod on `node`, as a kubelet would have reported it."""

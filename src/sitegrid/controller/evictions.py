@@ -4,7 +4,7 @@ Called by the manager after each pass over a DeploymentGrid. Pods are not watche
 listed at the moment the node is given up, once. Which nodes those are is decided by `sitegrid.grid.eviction`; this
 deletes the pods, and the ReplicaSets replace them. Invariant I8: while a whole unit is unreachable, nothing of it is
 touched. Held by ``tests/controller/passes/test_evictions.py`` and, on a real API server,
-``tests/controller/test_lost_nodes.py``.
+``tests/controller/test_reachability.py``.
 """
 
 from __future__ import annotations

@@ -53,14 +53,9 @@ def report(scale: Scale, straight: Straight, behind: Behind) -> Report:
             at_most(OWN_EVENT, "<= 50 us"),
         ),
         Figure("memory of kube-proxy", "B", straight.start.proxy_memory, behind.start.proxy_memory),
-        Figure("memory of the agent", "B", None, behind.start.agent_memory, at_most(AGENT_MEMORY, "<= 30 MB")),
-        Figure(
-            "  with CoreDNS too, after the bursts",
-            "B",
-            None,
-            behind.final_agent_memory,
-            at_most(AGENT_MEMORY, "<= 30 MB"),
-        ),
+        _agent_memory("memory of the agent", behind.start.agent_memory),
+        _agent_memory("  after the bursts", behind.busy_agent_memory),
+        _agent_memory("  after the bursts, CoreDNS attached too", behind.full_agent_memory),
         Figure("memory of kube-proxy (+ agent)", "B", straight.start.memory, behind.start.memory, smaller()),
         Figure("peak memory of kube-proxy", "B", straight.start.proxy_peak, behind.start.proxy_peak),
         Figure("kube-proxy's start to rules", "s", straight.start.seconds, behind.start.seconds),
@@ -74,3 +69,7 @@ def report(scale: Scale, straight: Straight, behind: Behind) -> Report:
         judged=scale == Scale(),
         context={"scale": asdict(scale), "straight": asdict(straight), "behind": asdict(behind)},
     )
+
+
+def _agent_memory(name: str, memory: int) -> Figure:
+    return Figure(name, "B", None, memory, at_most(AGENT_MEMORY, "<= 30 MB"))

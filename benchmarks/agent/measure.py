@@ -101,7 +101,9 @@ class Behind:
     """The agent's CPU seconds for one event of a burst for its own unit."""
     agent_bytes_at_start: float
     """What the agent itself read at start, by its own count: bodies, without HTTP, TLS and packet headers."""
-    final_agent_memory: int
+    busy_agent_memory: int
+    """After the bursts."""
+    full_agent_memory: int
     """After the bursts, with CoreDNS attached as well."""
 
 
@@ -148,10 +150,21 @@ class Measurement:
         own_event_cpu = await self._own_burst(side, agent, world)
         if foreign := world.foreign(side.endpoints(), stage.own_unit):
             raise StageError(f"{side.node} had rules for {len(foreign)} endpoints of other units: {foreign[:5]}")
+        busy_agent_memory = agent.memory()
         side.start("coredns")
         side.wait_coredns()
         await asyncio.sleep(self._effort.settle)
-        return Behind(start, own, other, burst_events, burst_cpu, own_event_cpu, read_at_start, agent.memory())
+        return Behind(
+            start=start,
+            own=own,
+            other=other,
+            burst_events=burst_events,
+            burst_cpu=burst_cpu,
+            own_event_cpu=own_event_cpu,
+            agent_bytes_at_start=read_at_start,
+            busy_agent_memory=busy_agent_memory,
+            full_agent_memory=agent.memory(),
+        )
 
     # --- steps ---
 

@@ -21,7 +21,7 @@ from sitegrid.grid.observed import (
     ObjectReference,
     Service,
 )
-from sitegrid.grid.reachability import RETURN, STAGGER, Hold, Reach, carry_over, find_holds, reach_of
+from sitegrid.grid.reachability import RETURN, STAGGER, Hold, Reach, carry_over, find_holds, reach_of, silenced
 from sitegrid.grid.slices import unchanged, wanted_slices
 from sitegrid.grid.units import find_units, unit_of_node
 from sitegrid.wire.labels import unit_id
@@ -311,6 +311,24 @@ def test_node_that_left_a_unit_that_is_away_takes_its_endpoints_along() -> None:
     reaches = dict.fromkeys(NODES, _away(DAY))
     carried = carry_over(KEY, [], present, by_node, find_holds(units, reaches, by_node, NOW))
     assert _plain(carried.sources, by_node) == _plain([_source(_endpoint("a2"))])
+
+
+def test_silenced_is_what_was_ready_and_is_not_deleted() -> None:
+    """The nodes to be asked for: of endpoints that go without a deletion, and of no others."""
+    present = [
+        _source(_endpoint("a1"), _endpoint("a2", None), _endpoint("b1"), _endpoint("b2"), _endpoint("b3", False))
+    ]
+    wanted = [
+        _source(
+            _endpoint("a1", False),
+            _endpoint("a2", False),
+            _endpoint("b1", False, terminating=True),
+            _endpoint("b2"),
+            _endpoint("b3", False),
+            _endpoint("c1", False),
+        )
+    ]
+    assert silenced(wanted, present) == {"a1", "a2"}
 
 
 # --- what a Node says ---

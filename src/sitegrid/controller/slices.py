@@ -16,10 +16,13 @@ from sitegrid.api.grids import ServiceGrid
 from sitegrid.controller.cluster import SOURCE, UNIT_SLICE, Cluster, decode, service_index
 from sitegrid.controller.queues import ServiceKey
 from sitegrid.controller.writer import Writer
-from sitegrid.grid.observed import EndpointSlice, Service
-from sitegrid.grid.reachability import carry_over, find_holds
+from sitegrid.grid.observed import EndpointSlice, Node, Service
+from sitegrid.grid.reachability import carry_over, find_holds, silenced
 from sitegrid.grid.slices import manifest, unchanged, wanted_slices
-from sitegrid.kube.resources import ENDPOINTSLICES
+from sitegrid.kube.resources import ENDPOINTSLICES, NODES
+
+_Slices = dict[str, EndpointSlice]
+"""Slices by their names."""
 
 
 class Slices:
@@ -38,9 +41,10 @@ class Slices:
         Raises ApiError and Unreachable, after all were tried.
         """
         index = service_index(key.namespace, key.name)
-        present = {item.metadata.name: item for item in self._cluster.slices.by_index(UNIT_SLICE, index)}
-        items, again = self._wanted(key, index, present.values())
-        wanted = {item.metadata.name: item for item in items}
+        present, wanted, again = self._look(key, index)
+        if nodes := silenced(wanted.values(), present.values()):
+            await self._refresh(nodes)
+            present, wanted, again = self._look(key, index)
         writes = [
             self._apply(item, present.get(name))
             for name, item in wanted.items()
@@ -52,6 +56,19 @@ class Slices:
             if isinstance(result, BaseException):
                 raise result
         return again
+
+    async def _refresh(self, names: Iterable[str]) -> None:
+        """Have the store know the nodes as they are now, so that it is not behind the slices."""
+        for found in await asyncio.gather(*(self._writer.find(NODES, "", name) for name in names)):
+            # Not one whose deletion the store has seen meanwhile: no further event would take it out again.
+            if found is not None and self._cluster.nodes.get(None, found["metadata"]["name"]) is not None:
+                self._cluster.nodes.set(decode(found, Node))
+
+    def _look(self, key: ServiceKey, index: str) -> tuple[_Slices, _Slices, float | None]:
+        """Return the unit slices that are there, those that should be, and in how many seconds to come again."""
+        present = {item.metadata.name: item for item in self._cluster.slices.by_index(UNIT_SLICE, index)}
+        items, again = self._wanted(key, index, present.values())
+        return present, {item.metadata.name: item for item in items}, again
 
     def _wanted(
         self, key: ServiceKey, index: str, present: Iterable[EndpointSlice]

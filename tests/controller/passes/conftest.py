@@ -41,7 +41,7 @@ class FakeApi:
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], Manifest] = {}
-        """By plural and name; all in one namespace."""
+        """By plural and name; all but nodes in one namespace."""
         self.writes: list[str] = []
         self.lists: list[str] = []
         self.crash_after: int | None = None
@@ -143,7 +143,8 @@ class FakeApi:
     def put(self, plural: str, obj: Manifest) -> None:
         """Store an object with a new resourceVersion, as anybody's write does."""
         self._version += 1
-        metadata = {"namespace": NAMESPACE, "uid": f"uid-{self._version}", **obj["metadata"]}
+        where = {} if plural == "nodes" else {"namespace": NAMESPACE}
+        metadata = {**where, "uid": f"uid-{self._version}", **obj["metadata"]}
         key = (plural, metadata["name"])
         former = self.objects.get(key)
         generation = former["metadata"]["generation"] if former else 0
@@ -389,6 +390,12 @@ def scene(new_scene: Callable[[], Scene]) -> Scene:
 def new_controller() -> Callable[[Scene], Controller]:
     """Return a function that starts a controller on a scene's API."""
     return lambda scene: Controller(scene.api)
+
+
+@pytest.fixture(name="endpoints")
+def _endpoints() -> Callable[[FakeApi], None]:
+    """Do what Kubernetes' endpointslice controller does."""
+    return endpoints
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey
 from sitegrid.controller.triggers import Triggers
 from sitegrid.grid.reachability import RETURN, STAGGER
+from sitegrid.kube.errors import ApiError
 
 Make = Callable[..., Any]
 SERVICE = ServiceKey("default", "web-svc")
@@ -126,6 +127,28 @@ async def test_node_that_is_deleted_while_it_is_asked_for_stays_so(
     await controller.slices.reconcile(SERVICE)
     assert controller.cluster.nodes.get(None, "node21") is None
     assert "node21" not in _ready(scene)
+
+
+@pytest.mark.parametrize("status", [403, 500])
+async def test_node_that_cannot_be_asked_for(scene: Any, new_controller: Make, endpoints: Make, status: int) -> None:
+    """Without the right to ask, the slices' word counts; another failure is tried again, with nothing taken out."""
+    controller = new_controller(scene)
+    await _article(scene, controller)
+    scene.report("node21", "False", controller.now())
+    endpoints(scene.api)
+    controller.sync("endpointslices")
+
+    async def refuse(*args: Any) -> Any:
+        raise ApiError(status, "Refused", "no")
+
+    scene.api.get = refuse
+    if status == 403:
+        await controller.slices.reconcile(SERVICE)
+        assert "node21" not in _ready(scene)
+    else:
+        with pytest.raises(ApiError):
+            await controller.slices.reconcile(SERVICE)
+        assert "node21" in _ready(scene)
 
 
 async def test_deleted_grid_takes_the_slices_of_a_site_that_is_away(scene: Any, new_controller: Make) -> None:

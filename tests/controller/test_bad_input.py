@@ -67,7 +67,7 @@ def test_service_name_must_be_set_where_the_default_is_illegal(world: Any, name:
     assert "set spec.serviceName" in _refused(world, world.service_grid(name))
     world.plane.apply(world.service_grid(name, serviceName="fine"))
     assert world.wait_condition("ServiceApplied", name, kind="sg")["status"] == "True"
-    assert world.plane.get("service", "fine", world.namespace) is not None
+    assert world.plane.get("services", "fine", world.namespace) is not None
 
 
 def test_illegal_service_name_is_refused(world: Any) -> None:
@@ -229,7 +229,7 @@ def test_foreign_service_is_left_alone(world: Any) -> None:
     condition = world.wait_condition("NameConflict", kind="sg")
     assert f"Service {world.namespace}/grid-svc already exists" in condition["message"]
     world.wait_condition("ServiceApplied", "other", kind="sg")
-    service = world.plane.get("service", "grid-svc", world.namespace)
+    service = world.plane.get("services", "grid-svc", world.namespace)
     assert service["spec"]["selector"] == {"app": "theirs"}
     assert "labels" not in service["metadata"]
 
@@ -256,6 +256,6 @@ def test_grid_deleted_while_its_children_are_made(world: Any, wait_for: Any) -> 
     wait_for(world.children, "the first child", dump=world.dump)
     world.plane.kubectl("delete", "dg,sg", "grid", "-n", world.namespace, "--wait=false")
     wait_for(lambda: not world.children(), "the children to go", dump=world.dump)
-    wait_for(lambda: world.plane.get("service", "grid-svc", world.namespace) is None, "the Service to go")
+    wait_for(lambda: world.plane.get("services", "grid-svc", world.namespace) is None, "the Service to go")
     world.wait_quiet()
     assert world.children() == {}

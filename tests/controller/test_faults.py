@@ -16,7 +16,7 @@ def controller(world: Any) -> Iterator[Any]:
     """The shared controller; whatever a test did to it, it runs again afterwards."""
     controller = world.running.controller
     yield controller
-    controller.kill()
+    controller.stop()
     controller.start()
 
 
@@ -74,7 +74,7 @@ def test_restarted_controller_has_nothing_to_do(world: Any, wait_for: Any, contr
     wait_for(lambda: "sitegrid_leader 1.0" in controller.http("/metrics")[1], "the lead", dump=world.dump)
     world.wait_quiet(3)
     assert world.writes() == before
-    controller.kill()
+    controller.stop()
     world.node("b", "two")
     controller.start()
     world.wait_children("grid-one", "grid-two")
@@ -84,7 +84,7 @@ def test_asked_to_end_it_gives_the_lease_back(world: Any, wait_for: Any, control
     """After SIGTERM another replica leads at once, instead of waiting for the Lease to expire."""
     wait_for(lambda: "sitegrid_leader 1.0" in controller.http("/metrics")[1], "the lead", dump=world.dump)
     assert controller.stop() == 0
-    lease = world.plane.get("lease", "sitegrid-controller", "kube-system")
+    lease = world.plane.get("leases", "sitegrid-controller", "kube-system")
     assert lease["spec"].get("holderIdentity", "") == ""
 
 
@@ -108,7 +108,7 @@ def test_killed_again_and_again_during_a_rollout(world: Any, wait_for: Any, cont
     """kill -9 at any moment of a rollout: it is finished, and then there is rest."""
     for number in range(15):
         world.node(f"n{number}", f"u{number}")
-    controller.kill()
+    controller.stop()
     world.plane.apply(world.deployment_grid(), world.service_grid())
     for round_ in range(4):
         before = len(world.writes())

@@ -49,7 +49,7 @@ def test_slice_carries_the_agreed_labels(world: Any, wait_for: Any) -> None:
         "service.kubernetes.io/headless": "",
         "endpointslice.kubernetes.io/managed-by": "sitegrid",
     }
-    service = world.plane.get("service", "grid-svc", world.namespace)
+    service = world.plane.get("services", "grid-svc", world.namespace)
     (owner,) = item["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["uid"], owner.get("controller")) == ("Service", service["metadata"]["uid"], None)
     (endpoint,) = item["endpoints"]
@@ -89,6 +89,7 @@ def test_edited_unit_slice_is_repaired(world: Any, wait_for: Any) -> None:
     (item,) = world.plane.objects(
         "endpointslices", world.namespace, "endpointslice.kubernetes.io/managed-by=sitegrid"
     )
+    item = world.plane.get("endpointslices", item["metadata"]["name"], world.namespace)
     item["endpoints"].append({"addresses": ["10.9.9.9"]})
     world.plane.kubectl("replace", "-f", "-", manifest=item)
     wanted = {f"{world.key}.one": {"10.244.1.1"}}
@@ -103,4 +104,4 @@ def test_orphaned_service_has_no_unit_slices(world: Any, wait_for: Any) -> None:
     wait_for(lambda: _unit_slices(world), "the unit slice", dump=world.dump)
     world.plane.kubectl("delete", "sg", "grid", "-n", world.namespace, "--cascade=orphan")
     wait_for(lambda: not _unit_slices(world), "the unit slices to go", dump=world.dump)
-    assert world.plane.get("service", "grid-svc", world.namespace) is not None
+    assert world.plane.get("services", "grid-svc", world.namespace) is not None

@@ -131,7 +131,7 @@ def test_deleted_child_is_made_again(world: Any, wait_for: Any) -> None:
     world.plane.kubectl("delete", "deployment/grid-one", "service/grid-svc", "-n", world.namespace)
     wait_for(lambda: "grid-one" in world.children(), "the Deployment", dump=world.dump)
     assert _child(world)["metadata"]["uid"] != former
-    wait_for(lambda: world.plane.get("service", "grid-svc", world.namespace), "the Service", dump=world.dump)
+    wait_for(lambda: world.plane.get("services", "grid-svc", world.namespace), "the Service", dump=world.dump)
 
 
 def test_edited_service_is_repaired(world: Any, wait_for: Any) -> None:
@@ -140,7 +140,7 @@ def test_edited_service_is_repaired(world: Any, wait_for: Any) -> None:
     label = "service.kubernetes.io/service-proxy-name"
     world.plane.kubectl("label", "service", "grid-svc", f"{label}-", "-n", world.namespace)
     wait_for(
-        lambda: label in world.plane.get("service", "grid-svc", world.namespace)["metadata"]["labels"],
+        lambda: label in world.plane.get("services", "grid-svc", world.namespace)["metadata"]["labels"],
         "the label",
         dump=world.dump,
     )
@@ -150,8 +150,8 @@ def test_renamed_service_replaces_the_former(world: Any, wait_for: Any) -> None:
     """Another serviceName makes that Service and deletes the former one."""
     _settled(world, "one")
     world.plane.apply(world.service_grid(serviceName="renamed"))
-    wait_for(lambda: world.plane.get("service", "grid-svc", world.namespace) is None, "the former to go")
-    assert world.plane.get("service", "renamed", world.namespace) is not None
+    wait_for(lambda: world.plane.get("services", "grid-svc", world.namespace) is None, "the former to go")
+    assert world.plane.get("services", "renamed", world.namespace) is not None
 
 
 def test_gone_unit_keeps_its_child_for_the_grace_period(world: Any, wait_for: Any) -> None:
@@ -232,7 +232,7 @@ def test_events_tell_what_was_done(world: Any, wait_for: Any) -> None:
     world.plane.apply(bad)
 
     def reasons() -> set[tuple[str, str, str]]:
-        events = world.plane.objects("events.v1.events.k8s.io", world.namespace)
+        events = world.plane.objects("events", world.namespace)
         return {(event["regarding"]["kind"], event["regarding"]["name"], event["reason"]) for event in events}
 
     wanted = {

@@ -54,7 +54,7 @@ def test_service_is_closed_and_shared(world: Any) -> None:
     world.plane.apply(world.service_grid())
     condition = world.wait_condition("ServiceApplied", kind="sg")
     assert condition["status"] == "True"
-    service = world.plane.get("service", "grid-svc", world.namespace)
+    service = world.plane.get("services", "grid-svc", world.namespace)
     assert service is not None
     assert service["metadata"]["labels"] == {
         "tkeedge.io/grid": "grid",

@@ -5,13 +5,16 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sitegrid.lab import binaries
-from sitegrid.lab.binaries import MODULES, Builder, Module, ensure_binaries
+from sitegrid.lab.binaries import MODULES, MODULES_DIRECTORY, Builder, Module, ensure_binaries
+from sitegrid.lab.cache import cache_directory
 from sitegrid.lab.errors import LabError
+from sitegrid.lab.toolchain import find_go
 
 MODULE = Module("hello", "1.0", {"hello": "."})
 
@@ -25,6 +28,15 @@ def modules(tmp_path: Path) -> Path:
     (source / "go.sum").write_text("")
     (source / "main.go").write_text('package main\n\nfunc main() { println("hello") }\n')
     return source.parent
+
+
+@pytest.fixture(autouse=True, scope="module")
+def go() -> Iterator[None]:
+    """Put on PATH the Go that the control plane is built with, so that it is not installed per test."""
+    found = find_go(cache_directory(), MODULES_DIRECTORY / "etcd" / "go.mod", lambda _: None)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("PATH", str(found.parent), prepend=os.pathsep)
+        yield
 
 
 def _builder(tmp_path: Path, modules: Path, said: list[str]) -> Builder:

@@ -161,6 +161,32 @@ def test_without_root_it_works_as_well(new_lab: NewLab, monkeypatch: pytest.Monk
     assert [(node.ready, node.wan) for node in lab.status().nodes] == [(True, False)]
 
 
+def test_status_without_the_api_server(new_lab: NewLab, until: Until) -> None:
+    """While the API server is away readiness is unknown and labels are those of the start; then all goes on."""
+    lab = new_lab()
+    _up(lab, ONE_NODE)
+    lab.process("kube-apiserver", "stop")
+    assert [(node.ready, dict(node.labels)) for node in lab.status().nodes] == [(None, {"zone": "x"})]
+    assert lab.cut_wan("zone=x") == ["a"]
+    lab.restore_wan("a")
+    lab.process("kube-apiserver", "start")
+    until(lambda: lab.kubectl("get", "--raw", "/readyz", check=False).stdout == "ok", "the API server is back")
+    until(lambda: lab.status().nodes[0].ready is True, "the node is ready")
+
+
+def test_state_in_run_is_refused() -> None:
+    """A lab has a /run of its own, which would hide its state from it."""
+    with pytest.raises(LabError, match=r"a /run of its own"):
+        Lab(directory=Path("/run/sitegrid-test")).up()
+
+
+def test_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """An unusable state directory is a sentence."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LabError, match=r"cannot use the directory .*file/default: Not a directory"):
+        Lab(directory=tmp_path / "file").up()
+
+
 def test_added_node_is_ready_and_stays_labelled(new_lab: NewLab) -> None:
     """`add_node` returns with a Ready node of the given labels, reached by the older nodes' pods."""
     lab = new_lab()

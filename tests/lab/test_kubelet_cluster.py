@@ -459,3 +459,28 @@ def test_status_is_repaired(cluster: Cluster) -> None:
         cluster.kubectl("patch", *target, "--subresource=status", "--type=merge", "-p", patch, check=True)
     until("node Ready", lambda: condition(cluster.get("node", NODE), "Ready") == "True")
     assert cluster.until_ready("repaired")["metadata"]["uid"] == pod["metadata"]["uid"]
+
+
+def test_udp_port_answers_datagrams(cluster: Cluster) -> None:
+    """A datagram to a UDP port is answered with the same object as a request."""
+    cluster.create_pod("udp", {"ports": [{"containerPort": 53, "protocol": "UDP"}]})
+    address = cluster.until_ready("udp")["status"]["podIP"]
+    ask = (
+        "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5);"
+        "s.sendto(b'?', (sys.argv[1], 53)); print(s.recv(65536).decode())"
+    )
+    answer = json.loads(cluster.run(sys.executable, "-c", ask, address, check=True).stdout)
+    assert (answer["pod"], answer["port"]) == ("udp", 53)
+
+
+def test_container_whose_port_is_taken_is_restarted_with_backoff(cluster: Cluster) -> None:
+    """Two containers on one port: the second cannot start, as a real server could not."""
+    containers = [{"name": name, "image": name, "ports": [{"containerPort": 80}]} for name in ("a", "b")]
+    cluster.create_pod("clash", containers=containers)
+
+    def waits() -> bool:
+        statuses = cluster.pod("clash").get("status", {}).get("containerStatuses", [])
+        return any(s["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff" for s in statuses)
+
+    until("a container in CrashLoopBackOff", waits)
+    assert condition(cluster.pod("clash"), "Ready") == "False"

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ WAIT = "--timeout=120s"
 
 
 @pytest.fixture
-def web(lab: Lab) -> Iterator[Lab]:
+def web(lab: Lab, until: Callable[[Callable[[], bool], str], None]) -> Iterator[Lab]:
     """Return the lab with a Deployment ``web``, its Service, and a client pod on node12."""
     probe = {"httpGet": {"path": "/", "port": 80}, "periodSeconds": 1}
     container = {"name": "c", "image": "web", "ports": [{"containerPort": 80}], "readinessProbe": probe}
@@ -52,6 +52,8 @@ def web(lab: Lab) -> Iterator[Lab]:
     lab.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(objects))
     lab.kubectl("rollout", "status", "deployment/web", "-n", NAMESPACE, WAIT)
     lab.kubectl("wait", "pod/client", "-n", NAMESPACE, "--for=condition=Ready", WAIT)
+    # The client's kube-proxy hears of the Service some time after it is there.
+    until(lambda: bool(ask(lab)["answers"]), "the Service answers")
     yield lab
     lab.kubectl("delete", "namespace", NAMESPACE, WAIT)
 
@@ -60,6 +62,13 @@ def client(lab: Lab, *args: str) -> list[str]:
     """Return the host's command line that asks ``http://web`` from the client pod."""
     program = [sys.executable, "-I", "-S", str(Path(traffic.__file__)), "http://web"]
     return lab.command(f"{NAMESPACE}/client", [*program, *args])
+
+
+def ask(lab: Lab) -> dict[str, Any]:
+    """Send one request from the client pod and return the summary."""
+    done = subprocess.run(client(lab, "--requests", "1"), capture_output=True, check=True)
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return summary
 
 
 def runs(lab: Lab) -> dict[str, Any]:
@@ -77,10 +86,12 @@ def runs(lab: Lab) -> dict[str, Any]:
 
 def test_rolling_update_loses_no_request(web: Lab) -> None:
     """Pods are ready only when they answer, and go on answering until kube-proxies have heard of their end."""
+    pods = web.kubectl("get", "pods", "-n", NAMESPACE, "-l", "app=web", "-o", "name").stdout.split()
     argv = client(web, "--until-signal", "--interval", "0.01")
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
         web.kubectl("rollout", "restart", "deployment/web", "-n", NAMESPACE)
         web.kubectl("rollout", "status", "deployment/web", "-n", NAMESPACE, WAIT)
+        web.kubectl("wait", "--for=delete", *pods, "-n", NAMESPACE, WAIT)
         # nsenter has forked: the program is its child, and a signal to nsenter would not reach it.
         child = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
         os.kill(int(child), signal.SIGTERM)

@@ -86,6 +86,11 @@ class Body:
         return data
 
     @property
+    def ended(self) -> bool:
+        """Tell whether everything has arrived."""
+        return self._ended
+
+    @property
     def finished(self) -> bool:
         """Tell whether everything has arrived and was read."""
         return self._ended and not self._pieces
@@ -136,7 +141,7 @@ class Connection(asyncio.Protocol):
         self._broken: Status | None = None
         self._keep_alive = True
         self._chunked = False
-        self._lost = False
+        self.lost = asyncio.Event()
         self.started = False
         """Whether a response to the current request has begun."""
 
@@ -156,7 +161,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop whatever is being done for the client."""
-        self._lost = True
+        self.lost.set()
         self._connections.discard(self)
         self._metrics.set("connections", len(self._connections))
         self._disarm()
@@ -192,6 +197,9 @@ class Connection(asyncio.Protocol):
     def _refuse(self, message: str) -> None:
         self._broken = Status(400, message)
         self._arrived.set()
+        if self._current is not None and self._current.complete and not self._current.body.ended:
+            # The body broke off while its request is being handled: nobody knows what was meant.
+            self.abort()
 
     def _begin_raw(self, rest: bytes) -> None:
         """Treat everything behind an upgrade request as its body."""
@@ -304,14 +312,14 @@ class Connection(asyncio.Protocol):
             pass
         finally:
             # A TLS transport that is lost may not be touched any more.
-            if not self._lost:
+            if not self.lost.is_set():
                 self.transport.close()
                 # A peer that never reads must not hold the closing connection open.
                 self._arm(STALL_TIMEOUT)
 
     @property
     def _gone(self) -> bool:
-        return self._lost or self.transport.is_closing()
+        return self.lost.is_set() or self.transport.is_closing()
 
     async def _next(self) -> Request | None:
         """Return the next request; None once the client's bytes made no sense (it is told so)."""
@@ -398,7 +406,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Cut the client off at once."""
-        if not self._lost:
+        if not self.lost.is_set():
             self.transport.abort()
 
 

@@ -78,7 +78,7 @@ class Hub:
             view.clients -= 1
             if not view.clients and self._views.get(key) is view:
                 # A view that the API server refused is of no use to the next client.
-                delay = LINGER if view.ready else 0
+                delay = 0 if view.refusal is not None and not view.ready else LINGER
                 self._timers[key] = asyncio.get_running_loop().call_later(delay, self._forget, key)
 
     def _make_room(self) -> None:

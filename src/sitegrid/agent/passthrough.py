@@ -92,10 +92,15 @@ async def forward(request: Request, connection: Connection, upstream: Upstream, 
 
 
 async def _send_body(request: Request, exchange: Exchange) -> None:
-    while data := await request.body.read():
-        await exchange.send(b"%x\r\n%s\r\n" % (len(data), data) if request.chunked else data)
-    if request.chunked:
-        await exchange.send(b"0\r\n\r\n")
+    try:
+        while data := await request.body.read():
+            await exchange.send(b"%x\r\n%s\r\n" % (len(data), data) if request.chunked else data)
+        if request.chunked:
+            await exchange.send(b"0\r\n\r\n")
+    except Disconnected:
+        # Without the rest of the body there will be no answer to wait for.
+        exchange.close()
+        raise
 
 
 async def _relay(connection: Connection, exchange: Exchange, *, head_only: bool) -> None:

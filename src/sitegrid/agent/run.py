@@ -121,7 +121,7 @@ async def serve(settings: Settings, stop: asyncio.Event, listening: asyncio.Futu
             listener.close()
         if follower is not None:
             follower.cancel()
-        server.close()
+        await server.close()
         hub.close()
 
 

@@ -18,7 +18,7 @@ from typing import Final
 from sitegrid.agent.http import Connection
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.options import EXACT, ListOptions
-from sitegrid.agent.view import FellBehind, View
+from sitegrid.agent.view import View
 from sitegrid.wire.codec import Item
 from sitegrid.wire.status import Status
 
@@ -117,7 +117,12 @@ class Watch:
         self._options = options
         self._connection = connection
         self._metrics = metrics
-        self._position = 0
+        self.position = 0
+
+    def fell_behind(self) -> None:
+        """Cut the client off: it has to list anew (I6)."""
+        self._metrics.add("slow_clients_total")
+        self._connection.abort()
 
     async def run(self) -> None:
         """Serve the watch to its end. Raises `Answer` before the response has begun."""
@@ -133,9 +138,8 @@ class Watch:
                 await self._stream()
         except TimeoutError:
             await self._connection.finish()
-        except FellBehind:
-            self._metrics.add("slow_clients_total")
-            self._connection.abort()
+        finally:
+            view.readers.discard(self)
 
     async def _stream(self) -> None:
         if not await self._begin():
@@ -167,7 +171,7 @@ class Watch:
             return True
         if options.initial_events is False and not rv:
             view.expose_rv()
-            self._position = view.end
+            self._read_from(view.end)
             return True
         assert rv is not None
         position = view.position(rv)
@@ -175,13 +179,17 @@ class Watch:
             status = Status(410, f"too old resource version: {rv} ({view.expose_rv()})")
             await self._connection.send(view.key.codec.render_error(status))
             return False
-        self._position = position
+        self._read_from(position)
         return True
+
+    def _read_from(self, position: int) -> None:
+        self.position = position
+        self._view.readers.add(self)
 
     async def _initial(self) -> None:
         """Send every item as ADDED, as it is at the moment it is sent."""
         view = self._view
-        self._position = view.end
+        self._read_from(view.end)
         view.expose_rv()
         batch: list[bytes] = []
         size = 0
@@ -197,9 +205,9 @@ class Watch:
         await self._catch_up()
 
     async def _catch_up(self) -> None:
-        while self._position < self._view.end:
-            events = self._view.read(self._position)
-            self._position = self._view.end
+        while self.position < self._view.end:
+            events = self._view.read(self.position)
+            self.position = self._view.end
             await self._send(events)
 
     async def _send(self, events: list[bytes]) -> None:

@@ -53,10 +53,12 @@ class Server:
             lambda: Connection(self.handle, self._metrics, self._connections), host, port, backlog=128, ssl=context
         )
 
-    def close(self) -> None:
-        """Cut every client off."""
-        for connection in list(self._connections):
+    async def close(self) -> None:
+        """Cut every client off, and return when their connections are gone."""
+        connections = list(self._connections)
+        for connection in connections:
             connection.abort()
+        await asyncio.gather(*(connection.lost.wait() for connection in connections))
 
     async def handle(self, request: Request, connection: Connection) -> None:
         """Answer one request."""

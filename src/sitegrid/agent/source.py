@@ -35,7 +35,7 @@ _PAGE: Final = 500
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0
 _WATCH_SECONDS: Final = (300, 600)
 """How long one watch may last; each asks for a random time between, so that a site's watches do not end together."""
-_SILENCE: Final = 150.0
+SILENCE: Final = 150.0
 """Seconds without a byte after which a watch is given up: bookmarks come about once a minute."""
 _LIST_SILENCE: Final = 60.0
 
@@ -125,8 +125,6 @@ class Source:
             except (UpstreamError, OSError, ssl.SSLError, zlib.error) as error:
                 self._fail("unreachable")
                 _log.info("%s: %s; trying again", self.key.resource.plural, error)
-            finally:
-                self._incoming = None
             await asyncio.sleep(random.uniform(self._pause / 2, self._pause))
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
@@ -156,6 +154,10 @@ class Source:
                 if refusal.status not in (400, 404, 406, 422):
                     raise
                 self._streaming_lists = False
+            except UpstreamError:
+                # Servers before 1.27 ignore the question and never say where the initial events end.
+                self._streaming_lists = self._current
+                raise
         if not self._current:
             await self._list()
         await self._watch(initial=False)
@@ -211,13 +213,13 @@ class Source:
         parameters = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(seconds)}
         if initial:
             parameters |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
-            self._incoming = {}
         else:
             parameters["resourceVersion"] = str(self.rv)
         exchange = await self._open(parameters, self._accept(self.key.codec.stream_media_type))
         frames = self.key.codec.frames()
+        self._incoming = {} if initial else None
         try:
-            async for chunk in exchange.body(_SILENCE):
+            async for chunk in exchange.body(SILENCE):
                 self._metrics.add("upstream_bytes_total", len(chunk))
                 for frame in frames.feed(chunk):
                     self._apply(self.key.codec.change(frame))
@@ -225,6 +227,7 @@ class Source:
             if self._incoming is not None:
                 raise UpstreamError("the streaming list ended early")
         finally:
+            self._incoming = None
             exchange.close()
 
     def _apply(self, change: Change) -> None:

@@ -12,15 +12,15 @@ something again, it never misses anything. A resourceVersion that is not in the 
 
 Of a grid's slices only the present state is ever sent, also from the log, and a deleted one without its endpoints.
 
-Invariants: I1 (only slices of current units are in `items`), I6 (a reader that fell behind the log gets an error,
-not a gap). Held by ``tests/agent/test_view.py`` and ``tests/agent/test_closure.py``.
+Invariants: I1 (only slices of current units are in `items`), I6 (a reader that fell behind the log is told so,
+and gets no gap). Held by ``tests/agent/test_view.py`` and ``tests/agent/test_closure.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from sitegrid.agent.node import NodeUnits
 from sitegrid.agent.source import Refused, Source, SourceKey
@@ -61,8 +61,19 @@ class ViewKey(NamedTuple):
         return SourceKey(self.resource, self.namespace, f"{UNIT} in ({ids}),{MANAGED_BY}={SITEGRID}", "", self.codec)
 
 
-class FellBehind(Exception):
-    """The reader's place in the log is gone."""
+class _GridItem(Item):
+    """An item of a grid as a client sees it: unlike others it may be shown only while it is current."""
+
+    __slots__ = ()
+
+
+class Reader(Protocol):
+    """Who reads the log: `position` is the place up to which it was given events."""
+
+    position: int
+
+    def fell_behind(self) -> None:
+        """The place is gone: what follows it cannot be given any more."""
 
 
 class _Event:
@@ -88,6 +99,7 @@ class View:
         self.items: dict[str, Item] = {}
         self.ready = False
         self.clients = 0
+        self.readers: set[Reader] = set()
         self._labels = LabelSelector(key.labels)
         self._fields = FieldSelector(key.fields)
         self._node = node
@@ -169,9 +181,9 @@ class View:
             if self._grid is not None:
                 keys |= self._grid.objects.keys()
             for key in keys:
-                item, grid = self._visible(key)
+                item = self._visible(key)
                 if item is not None:
-                    self._remember(key, item, grid)
+                    self._remember(key, item)
         self._wake()
 
     def _wake(self) -> None:
@@ -181,8 +193,8 @@ class View:
                 waiter.set_result(None)
 
     # What a client should see.
-    def _visible(self, key: str) -> tuple[Item | None, bool]:
-        """Return what a client should see under `key`, and whether that is a grid's."""
+    def _visible(self, key: str) -> Item | None:
+        """Return what a client should see under `key`."""
         codec = self.key.codec
         plain = self._plain.objects.get(key)
         if plain is not None and of_grid(codec.labels(plain)):
@@ -190,8 +202,8 @@ class View:
         grid = self._grid.objects.get(key) if self._grid is not None else None
         # An object that became a grid's (or ceased to be) is in both until both sources spoke: the newer counts.
         if grid is not None and (plain is None or grid.rv >= plain.rv):
-            return self._shown(grid), True
-        return plain, False
+            return self._shown(grid)
+        return plain
 
     def _shown(self, item: Item) -> Item | None:
         """Return a grid's object as the client sees it; None if it may not, or did not ask for it."""
@@ -205,11 +217,12 @@ class View:
             return None
         if self._fields.terms and not self._fields.matches(codec.field_values(self.key.resource, item)):
             return None
-        return item if seen == labels else codec.with_labels(item, seen)
+        shown = codec.with_labels(item, seen)
+        return _GridItem(shown.key, shown.rv, shown.raw)
 
-    def _remember(self, key: str, item: Item, grid: bool) -> None:
+    def _remember(self, key: str, item: Item) -> None:
         self.items[key] = item
-        if grid:
+        if isinstance(item, _GridItem):
             self._grid_keys.add(key)
         else:
             self._grid_keys.discard(key)
@@ -218,20 +231,26 @@ class View:
         """Work out `keys` anew and log what changed; `deleted` is the last state of a plain object that went."""
         for key in keys:
             old = self.items.get(key)
-            new, grid = self._visible(key)
+            new = self._visible(key)
             if new is not None:
                 if old is not None and old.rv == new.rv and old.raw == new.raw:
                     continue
-                self._remember(key, new, grid)
-                self._append("ADDED" if old is None else "MODIFIED", key, new, grid)
+                self._remember(key, new)
+                self._append("ADDED" if old is None else "MODIFIED", key, new)
             elif old is not None:
-                was_grid = key in self._grid_keys
                 del self.items[key]
                 self._grid_keys.discard(key)
-                self._append("DELETED", key, old if was_grid or deleted is None else deleted, was_grid)
+                self._append("DELETED", key, self._last_state(old, deleted))
+
+    def _last_state(self, old: Item, deleted: Item | None) -> Item:
+        """Return what a DELETED event shows: the API server's last state, unless that is a grid's."""
+        if deleted is None or isinstance(old, _GridItem) or of_grid(self.key.codec.labels(deleted)):
+            return old
+        return deleted
 
     # The log.
-    def _append(self, event_type: str, key: str, item: Item, grid: bool) -> None:
+    def _append(self, event_type: str, key: str, item: Item) -> None:
+        grid = isinstance(item, _GridItem)
         if event_type == "DELETED" and grid and self.key.resource is ENDPOINTSLICES:
             # By the time it is read, these may be another unit's endpoints; no consumer needs them to delete.
             item = self.key.codec.without_endpoints(item)
@@ -255,6 +274,8 @@ class View:
                 break
             del self._marks[rv]
             self._lost_rv = max(self._lost_rv, rv)
+        for reader in [reader for reader in self.readers if reader.position < self._log_start]:
+            reader.fell_behind()
 
     def _mark(self, rv: int) -> None:
         """Note that clients may have seen `rv` here; the first place stays.
@@ -281,12 +302,10 @@ class View:
         return self._marks.get(rv)
 
     def read(self, position: int) -> list[bytes]:
-        """Return the rendered events since `position`, up to `end`. Raises `FellBehind`.
+        """Return the rendered events since `position`, which is in the log, up to `end`.
 
         Of several events of one grid object only the last is given, so that no state is sent that is over.
         """
-        if position < self._log_start:
-            raise FellBehind
         events = self._log[position - self._log_start :]
         if len(events) < 2:
             return [event.data for event in events]
@@ -344,4 +363,4 @@ class View:
 
     def still_shown(self, item: Item) -> bool:
         """Tell whether `item` is what a client should see now (of plain objects any state may be told)."""
-        return item.key not in self._grid_keys or self.items.get(item.key) is item
+        return not isinstance(item, _GridItem) or self.items.get(item.key) is item

@@ -2,7 +2,7 @@
 
 Called by workloads and services for a child that is not in the store. The API server is asked first, because the
 store holds only objects with our labels: the name may be somebody else's, or the child ours with its labels removed.
-Held by ``tests/controller/test_children.py`` and the conflict tests on a real API server.
+Held by ``tests/controller/passes`` and the conflict tests on a real API server.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Only what concerns grids is watched: children and slices by their labels. Invariant: nothing is planned before every
 store is complete (`wait_synced`), for a half-filled node store would look like vanished units.
-Held by ``tests/controller/test_cluster.py``.
+Held by ``tests/controller/passes/test_manager.py``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,7 @@ from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.meta import ObjectMeta
 from sitegrid.api.nodeunits import NodeGroup, NodeUnit
 from sitegrid.api.workloads import WorkloadGrid
+from sitegrid.controller.reaches import NodeReaches
 from sitegrid.controller.resources import NODEGROUPS, NODEUNITS, SERVICEGRIDS, child_resource, grid_resource
 from sitegrid.controller.written import Written
 from sitegrid.grid.kinds import COMPANION_KINDS, WORKLOAD_KINDS, ObjectKind, WorkloadKind
@@ -108,13 +110,19 @@ class WorkloadStores:
 class Cluster:
     """The stores, as they are once our own writes have come back, and the reflectors that fill them."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self.nodes: Store[Node] = Store()
         self.node_units: Written[NodeUnit] = Written(
             Store(), {KEY: _unique_key, UNIT_OF_KEY: _unit_of_key, NAMED_NODE: _named_nodes}, clock=clock
         )
         self.node_groups: Written[NodeGroup] = Written(Store(), {KEY: _unique_key}, clock=clock)
         self.units = KnownUnits(self.nodes, self.node_units.store)
+        self.reaches = NodeReaches(self.nodes, now=now)
         self.workloads = {name: WorkloadStores(kind, clock) for name, kind in WORKLOAD_KINDS.items()}
         """By the kind of the grid."""
         self.companions: dict[ObjectKind, Written[Companion]] = {

@@ -3,8 +3,8 @@
 The story: `Manager.lead` waits until everything is observed, adds every key once, and then works on what the triggers
 add. A pass that fails is tried again with backoff, for ever; a pass that asks to come again is added later. Being
 cancelled (the Lease was lost, or the process stops) ends it between or within passes; the next one to lead begins
-with everything again, and a pass looks only at the present state. Held by ``tests/controller/test_manager.py`` and
-the tests on a real API server.
+with everything again, and a pass looks only at the present state.
+Held by ``tests/controller/passes/test_manager.py`` and the tests on a real API server.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.nodeunits import NodeUnit
+from sitegrid.api.workloads import DeploymentGrid
 from sitegrid.controller.cluster import Cluster
+from sitegrid.controller.evictions import Evictions, Lists
 from sitegrid.controller.memberships import Memberships
 from sitegrid.controller.metrics import Metrics
 from sitegrid.controller.nodeunits import MIN_INTERVAL as UNIT_INTERVAL
@@ -49,10 +51,14 @@ that was made and deleted while the watch was down."""
 K = TypeVar("K", GridKey, ServiceKey, UnitKey)
 
 
+class ReadWrite(Api, Lists, Protocol):
+    """The part of `sitegrid.kube.client.Client` that is used."""
+
+
 class Manager:
     """The controller's work, without the process around it."""
 
-    def __init__(self, cluster: Cluster, api: Api, recorder: Recorder, metrics: Metrics) -> None:
+    def __init__(self, cluster: Cluster, api: ReadWrite, recorder: Recorder, metrics: Metrics) -> None:
         self._cluster = cluster
         self._metrics = metrics
         self._triggers = Triggers(cluster)
@@ -62,6 +68,7 @@ class Manager:
             kind: Workloads(stores.kind, cluster, writer, statuses, reporter)
             for kind, stores in cluster.workloads.items()
         }
+        self._evictions = Evictions(cluster, api, writer, reporter)
         self._services = Services(cluster, writer, statuses, reporter)
         # Writes of slices have their own share, so that they never wait behind a rollout's.
         self._slices = Slices(cluster, Writer(api, metrics, parallel=SLICE_WRITES))
@@ -101,8 +108,12 @@ class Manager:
             queues.shut_down()
 
     async def _grid(self, key: GridKey) -> float | None:
-        passes = self._services if key.kind == ServiceGrid.KIND else self._workloads[key.kind]
-        return await passes.reconcile(key)
+        if key.kind == ServiceGrid.KIND:
+            return await self._services.reconcile(key)
+        times = [await self._workloads[key.kind].reconcile(key)]
+        if key.kind == DeploymentGrid.KIND:
+            times.append(await self._evictions.reconcile(key))
+        return min((seconds for seconds in times if seconds is not None), default=None)
 
     async def _service_slices(self, key: ServiceKey) -> float | None:
         return await self._slices.reconcile(key)

@@ -1,7 +1,7 @@
 """One pass over a ServiceGrid: its one Service, and its status. The Service's slices are `slices`'s work.
 
 Called by the manager's workers with a grid's key; never two at a time for one key.
-Held by ``tests/controller/test_services.py``.
+Held by ``tests/controller/passes``.
 """
 
 from __future__ import annotations

@@ -1,38 +1,54 @@
 """One pass over a grid Service's slices: writes the unit slices that differ, deletes those that are no longer wanted.
 
 Called by the manager's slice workers, which wait for nothing but endpoints. Invariant I1: where the Service is not
-(or no longer) controlled by a known ServiceGrid, nothing is wanted, and what is there is deleted. Held by
-``tests/controller/test_slices.py``.
+(or no longer) controlled by a known ServiceGrid, nothing is wanted, and what is there is deleted. Invariant I8: what
+a unit's nodes last saw stays while the cloud cannot see them (`sitegrid.grid.reachability`). Held by
+``tests/controller/passes`` and ``tests/controller/test_reachability.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 
 from sitegrid.api.grids import ServiceGrid
 from sitegrid.controller.cluster import SOURCE, UNIT_SLICE, Cluster, decode, service_index
 from sitegrid.controller.queues import ServiceKey
 from sitegrid.controller.writer import Writer
-from sitegrid.grid.observed import EndpointSlice, Service
+from sitegrid.grid.observed import EndpointSlice, Node, Service
+from sitegrid.grid.reachability import carry_over, find_holds, silenced
 from sitegrid.grid.slices import manifest, unchanged, wanted_slices
-from sitegrid.kube.resources import ENDPOINTSLICES
+from sitegrid.kube.errors import ApiError
+from sitegrid.kube.resources import ENDPOINTSLICES, NODES
+
+log = logging.getLogger(__name__)
+
+_Slices = dict[str, EndpointSlice]
+"""Slices by their names."""
 
 
 class Slices:
     """Passes over the slices of grid Services."""
 
-    def __init__(self, cluster: Cluster, writer: Writer) -> None:
+    def __init__(
+        self, cluster: Cluster, writer: Writer, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self._cluster = cluster
         self._writer = writer
+        self._now = now
 
     async def reconcile(self, key: ServiceKey) -> float | None:
-        """Bring the Service's unit slices to what they should be.
+        """Bring the Service's unit slices to what they should be; return in how many seconds to come again.
 
         Raises ApiError and Unreachable, after all were tried.
         """
         index = service_index(key.namespace, key.name)
-        wanted = {item.metadata.name: item for item in self._wanted(key, index)}
-        present = {item.metadata.name: item for item in self._cluster.slices.by_index(UNIT_SLICE, index)}
+        present, wanted, again = self._look(key, index)
+        if nodes := silenced(wanted.values(), present.values()):
+            await self._refresh(nodes)
+            present, wanted, again = self._look(key, index)
         writes = [
             self._apply(item, present.get(name))
             for name, item in wanted.items()
@@ -43,22 +59,47 @@ class Slices:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-        return None
+        return again
 
-    def _wanted(self, key: ServiceKey, index: str) -> list[EndpointSlice]:
+    async def _refresh(self, names: Iterable[str]) -> None:
+        """Have the store know the nodes as they are now, so that it is not behind the slices."""
+        try:
+            answers = await asyncio.gather(*(self._writer.find(NODES, "", name) for name in names))
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            # An older ClusterRole: the store is right but for moments, and no endpoint would ever go otherwise.
+            log.warning("nodes cannot be asked for, apply deploy/rbac/controller.yaml: %s", error)
+            return
+        for found in answers:
+            # Not one whose deletion the store has seen meanwhile: no further event would take it out again.
+            if found is not None and self._cluster.nodes.get(None, found["metadata"]["name"]) is not None:
+                self._cluster.nodes.set(decode(found, Node))
+
+    def _look(self, key: ServiceKey, index: str) -> tuple[_Slices, _Slices, float | None]:
+        """Return the unit slices that are there, those that should be, and in how many seconds to come again."""
+        present = {item.metadata.name: item for item in self._cluster.slices.by_index(UNIT_SLICE, index)}
+        items, again = self._wanted(key, index, present.values())
+        return present, {item.metadata.name: item for item in items}, again
+
+    def _wanted(
+        self, key: ServiceKey, index: str, present: Iterable[EndpointSlice]
+    ) -> tuple[list[EndpointSlice], float | None]:
         service = self._cluster.services.get(key.namespace, key.name)
         grid = self._grid_of(service)
         if service is None or grid is None:
-            return []
-        uid = service.metadata.uid
-        sources = (
-            source
-            for source in self._cluster.slices.by_index(SOURCE, index)
-            # A namesake that was just deleted may have left its own behind.
-            if any(owner.uid == uid for owner in source.metadata.owner_references)
+            return [], None
+        uid, unique_key, now = service.metadata.uid, grid.spec.grid_uniq_key, self._now()
+        units, by_node = self._cluster.units.of(unique_key), self._cluster.units.by_node(unique_key)
+        carried = carry_over(
+            unique_key,
+            _of(uid, self._cluster.slices.by_index(SOURCE, index)),
+            _of(uid, present),
+            by_node,
+            find_holds(units, self._cluster.reaches.unsettled(), by_node, now),
         )
-        unique_key = grid.spec.grid_uniq_key
-        return wanted_slices(service, unique_key, sources, self._cluster.units.by_node(unique_key))
+        again = None if carried.until is None else max(0.0, (carried.until - now).total_seconds())
+        return wanted_slices(service, unique_key, carried.sources, by_node), again
 
     def _grid_of(self, service: Service | None) -> ServiceGrid | None:
         owner = service.metadata.controller() if service is not None else None
@@ -77,3 +118,8 @@ class Slices:
     async def _delete(self, item: EndpointSlice) -> None:
         await self._writer.delete(ENDPOINTSLICES, item.metadata)
         self._cluster.slices.deleted(item.metadata)
+
+
+def _of(uid: str, items: Iterable[EndpointSlice]) -> list[EndpointSlice]:
+    """Return the slices of the Service `uid`; a namesake that was just deleted may have left its own behind."""
+    return [item for item in items if any(owner.uid == uid for owner in item.metadata.owner_references)]

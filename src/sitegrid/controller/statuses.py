@@ -1,7 +1,7 @@
 """Writes the status of grids: only what changed, and no more often than a few times a second per grid (invariant I7).
 
 The first change is written at once; those that follow closely are written together. Held by
-``tests/controller/test_statuses.py``.
+``tests/controller/passes``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Turns changes of observed objects into keys of work. A key never says what happened, only what to look at.
 
 Registered once on the stores; while this process does not lead there are no queues, and changes need nothing.
-Invariant I7: a node's heartbeat, which changes no label, gives no key. Held by ``tests/controller/test_triggers.py``.
+Invariant I7: a node's heartbeat, which changes no label and no condition's status, gives no key. Held by
+``tests/controller/test_triggers.py``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from sitegrid.api.workloads import WorkloadGrid
 from sitegrid.controller.cluster import KEY, OWNER, Cluster, changed_declarations, changed_labels
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey
 from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
+from sitegrid.grid.reachability import reach_of
 from sitegrid.grid.slices import is_source, is_unit_slice
 from sitegrid.wire.labels import GRID, SERVICE_NAME, UNIT_SERVICE_NAME, label_value
 
@@ -61,6 +63,15 @@ class Triggers:
             self._workload_grids_of(key)
             for service_grid in self._cluster.service_grids.store.by_index(KEY, key):
                 self._service_grid(None, service_grid)
+        if old is not None and new is not None and reach_of(old) != reach_of(new):
+            self._reach(new)
+
+    def _reach(self, node: Node) -> None:
+        """Add what depends on whether a node is heard of: where its units' pods are to run, and their endpoints."""
+        for key in node.metadata.labels:
+            self._workload_grids_of(key)
+            for service_grid in self._cluster.service_grids.store.by_index(KEY, key):
+                self._slices_of(service_grid)
 
     def _node_unit(self, old: NodeUnit | None, new: NodeUnit | None) -> None:
         if self.queues is None:
@@ -84,6 +95,11 @@ class Triggers:
             return
         self.queues.grids.add(GridKey(ServiceGrid.KIND, grid.metadata.namespace, grid.metadata.name))
         if old is not None and new is not None and old.metadata.generation == new.metadata.generation:
+            return
+        self._slices_of(grid)
+
+    def _slices_of(self, grid: ServiceGrid) -> None:
+        if self.queues is None:
             return
         for service in self._cluster.services.by_index(OWNER, grid.metadata.uid):
             self.queues.slices.add(ServiceKey(service.metadata.namespace, service.metadata.name))

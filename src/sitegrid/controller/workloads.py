@@ -2,7 +2,7 @@
 
 Called by the manager's workers with a grid's key; never two at a time for one key. A pass looks only at the present
 state, so it may be cut short anywhere and begun again (a crash after any write included). Each unit fails for
-itself (I4). Held by ``tests/controller/test_workloads.py``.
+itself (I4). Held by ``tests/controller/passes``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Workloads, services and slices decide, this carries out; it bounds how much is under way at once and counts
 everything. Invariant I3: an object that exists is only ever forced where the caller gives the uid of the object it
 controls, and the API server refuses (409) where another one has taken its place. Held by
-``tests/controller/test_writer.py`` and the conflict tests on a real API server.
+``tests/controller/passes`` and the conflict tests on a real API server.
 """
 
 from __future__ import annotations

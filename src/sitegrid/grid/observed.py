@@ -7,9 +7,33 @@ cyclic collector is what decoding thousands of objects would otherwise wait for.
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import Struct, field
 
 from sitegrid.api.meta import ManagedMeta, ObjectMeta
+
+HEARTBEAT_CONDITIONS: Final = frozenset({"Ready", "MemoryPressure", "DiskPressure", "PIDPressure"})
+"""What a kubelet reports of its node, and what the node lifecycle controller sets to Unknown, all at once, when it no
+longer does (nodeConditionTypes in pkg/controller/nodelifecycle)."""
+
+
+class NodeCondition(Struct, rename="camel", gc=False, frozen=True):
+    """One of a Node's status.conditions; its lastHeartbeatTime is left out, so that heartbeats change nothing."""
+
+    type: str
+    status: str
+    last_transition_time: str | None = None
+
+
+class NodeStatus(Struct, rename="camel", gc=False):
+    """A Node's status: only what says whether its kubelet is heard of."""
+
+    conditions: list[NodeCondition] | None = None
+
+    def __post_init__(self) -> None:
+        """Drop other parties' conditions, of which some clusters have many."""
+        self.conditions = [item for item in self.conditions or () if item.type in HEARTBEAT_CONDITIONS]
 
 
 class NodeSpec(Struct, rename="camel", gc=False, frozen=True):
@@ -18,21 +42,8 @@ class NodeSpec(Struct, rename="camel", gc=False, frozen=True):
     taints: list[dict[str, str]] = field(default_factory=list)
 
 
-class NodeCondition(Struct, rename="camel", gc=False, frozen=True):
-    """One of a Node's status.conditions, without its heartbeat."""
-
-    type: str
-    status: str
-
-
-class NodeStatus(Struct, rename="camel", gc=False, frozen=True):
-    """A Node's status."""
-
-    conditions: list[NodeCondition] = field(default_factory=list)
-
-
 class Node(Struct, rename="camel", gc=False):
-    """A Node: its labels say which units it is in."""
+    """A Node: its labels say which units it is in, its conditions whether the cloud hears of it."""
 
     metadata: ObjectMeta
     spec: NodeSpec = field(default_factory=NodeSpec)
@@ -41,7 +52,23 @@ class Node(Struct, rename="camel", gc=False):
     @property
     def ready(self) -> bool:
         """Whether the node's kubelet reports it as ready."""
-        return any(condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions)
+        conditions = self.status.conditions or ()
+        return any(condition.type == "Ready" and condition.status == "True" for condition in conditions)
+
+
+class Pod(Struct, rename="camel", gc=False):
+    """A pod of a child: which one it is, and whose."""
+
+    metadata: ObjectMeta
+
+    def of_deployment(self, name: str) -> bool:
+        """Tell whether the pod is of the Deployment `name`, by its ReplicaSet's name.
+
+        That is the Deployment's and the pod's template hash (pkg/controller/deployment, getNewReplicaSet).
+        """
+        owner = self.metadata.controller()
+        template = self.metadata.labels.get("pod-template-hash", "")
+        return owner is not None and owner.kind == "ReplicaSet" and owner.name == f"{name}-{template}"
 
 
 class WorkloadCondition(Struct, rename="camel", gc=False, frozen=True):

@@ -1,4 +1,4 @@
-"""Makes the wanted child of a workload grid for one unit: the unit's template and overrides, pinned to the unit.
+"""Makes the wanted child of a workload grid for one unit: its template and overrides, pinned to the unit, kept there.
 
 Invariants: the user's objects are never changed (I3): everything on the way to an addition is copied, the rest
 shared; and nothing that varies goes into the pod template (I4), or pods would restart. What Kubernetes refuses (no
@@ -22,6 +22,7 @@ from sitegrid.grid.problem import NODE_SELECTOR_CONFLICT, OVERRIDE_INVALID, TEMP
 from sitegrid.grid.provenance import Origin
 from sitegrid.grid.substitution import SubstitutionError
 from sitegrid.grid.templates import Template, template_of
+from sitegrid.grid.tolerations import staying
 from sitegrid.wire.labels import GRID, GRID_UNIQ_KEY, UNIT, label_value, unit_id
 
 
@@ -115,7 +116,9 @@ def _pinned(spec: dict[str, Any], unit_label: str, unit: Unit) -> dict[str, Any]
         spec["template"] = {
             **pod,
             "metadata": {**metadata, "labels": {**_mapping(metadata.get("labels")), UNIT: unit_label}},
-            "spec": {**pod_spec, "nodeSelector": {**_mapping(pod_spec.get("nodeSelector")), unit.key: unit.value}},
+            "spec": staying(
+                {**pod_spec, "nodeSelector": {**_mapping(pod_spec.get("nodeSelector")), unit.key: unit.value}}
+            ),
         }
     return spec
 

@@ -79,7 +79,7 @@ class Cluster:
                 self._start(self._components.controller())
             for member in self.members.values():
                 self._start_clients(member)
-            await self._wait_for(self.members.values(), report)
+            await self._wait_for(self.members.values(), report, controller=self._config.controller)
 
     async def nodes(self) -> dict[str, dict[str, Any]] | None:
         """Return the API server's Nodes by name, None while it does not answer."""
@@ -166,12 +166,14 @@ class Cluster:
             else:
                 return
 
-    async def _wait_for(self, members: Iterable[Member], report: Callable[[str], None] = _quiet) -> None:
+    async def _wait_for(
+        self, members: Iterable[Member], report: Callable[[str], None] = _quiet, *, controller: bool = False
+    ) -> None:
         members = list(members)
 
         async def unready() -> list[str]:
             assert self._client is not None
-            return await unready_parts(self._client, members, controller=self._config.controller)
+            return await unready_parts(self._client, members, controller=controller)
 
         await self._wait(unready, report)
 

@@ -39,6 +39,13 @@ _END_TIMEOUT: Final = 30.0
 """Seconds that the kernel may take to end a killed lab."""
 
 
+_NO_PROXIES: Final = tuple(
+    word
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    for word in ("-u", name)
+)
+
+
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
     """A node: `ready` is None while the API server does not answer; `wan` is false while its uplink is cut."""
@@ -150,14 +157,15 @@ class Lab:
 
     def down(self) -> None:
         """End the lab, running or crashed, and remove its state; does nothing where there is none."""
-        if not self.layout.root.exists():
-            return
         deadline = time.monotonic() + _END_TIMEOUT
-        while (lock := try_lock(self.layout.lock)) is None:
-            self._kill()
-            if time.monotonic() > deadline:
-                raise LabError(f"lab {self.name!r} does not end; it is locked by another command or a stuck process")
-            time.sleep(0.02)
+        try:
+            while (lock := try_lock(self.layout.lock)) is None:
+                self._kill()
+                if time.monotonic() > deadline:
+                    raise LabError(f"lab {self.name!r} does not end: another command holds it, or a process is stuck")
+                time.sleep(0.02)
+        except FileNotFoundError:
+            return
         try:
             self._collect()
             while self.layout.root.exists() and time.monotonic() < deadline:
@@ -199,12 +207,17 @@ class Lab:
         )
 
     def command(self, target: str, argv: Sequence[str]) -> list[str]:
-        """Return the argv that, run on the host, runs `argv` in the node `target` or the pod ``NAMESPACE/POD``."""
+        """Return the argv that, run on the host, runs `argv` in the node `target` or the pod ``NAMESPACE/POD``.
+
+        It runs in the directory ``/`` with the caller's environment, less the host's proxies: they cannot be reached.
+        Raises `LabError` where there is no such node or pod.
+        """
         pid = self.supervisor_pid
         config = LabConfig.read(self.layout.config)
         user = ["--user", "--preserve-credentials"] if config.user_namespace else []
-        inner = enter_argv(self._pod(target), list(argv)) if "/" in target else self._node_argv(target, argv)
-        return ["nsenter", f"--target={pid}", *user, "--mount", "--net", "--pid", "--", *inner]
+        inner = self._pod_argv(target, argv) if "/" in target else self._node_argv(target, argv)
+        enter = ["nsenter", f"--target={pid}", *user, "--mount", "--net", "--pid", "--"]
+        return [*enter, "env", *_NO_PROXIES, *inner]
 
     def run(self, target: str, argv: Sequence[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
         """Run `argv` in the node or pod `target`, as `subprocess.run` does with `kwargs`, in text mode."""
@@ -250,8 +263,13 @@ class Lab:
     # --- inside ---
 
     def _lock(self) -> int:
-        self.layout.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = try_lock(self.layout.lock)
+        if self.layout.root.resolve().is_relative_to("/run"):
+            raise LabError(f"a lab cannot keep its state in {self.layout.root}: it has a /run of its own")
+        try:
+            self.layout.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = try_lock(self.layout.lock)
+        except OSError as error:
+            raise LabError(f"cannot use the directory {self.layout.root}: {error.strerror}") from error
         if lock is None:
             raise LabRunning(f"lab {self.name!r} is already running; end it with `sitegrid lab down` first")
         return lock
@@ -324,10 +342,12 @@ class Lab:
             raise LabError(f"no node {node!r} in this lab; a pod is named NAMESPACE/POD")
         return ["nsenter", f"--net={netns_path(node)}", "--", *argv]
 
-    def _pod(self, target: str) -> Path:
+    def _pod_argv(self, target: str, argv: Sequence[str]) -> list[str]:
         namespace, _, name = target.partition("/")
-        for directory in self.layout.nodes.glob(f"*/pods/{namespace}_{name}"):
-            return directory
+        for node in self.layout.nodes.iterdir():
+            # A pod that ends at this moment is none.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                return enter_argv(self.layout.pods(node.name) / f"{namespace}_{name}", list(argv))
         raise LabError(f"no pod {target!r} runs in this lab")
 
 

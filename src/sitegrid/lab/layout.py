@@ -20,12 +20,15 @@ _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
 def labs_directory() -> Path:
-    """Return the directory of all labs' state: $SITEGRID_LAB_DIR, else the XDG state directory."""
+    """Return the directory of all labs' state: $SITEGRID_LAB_DIR, else in the XDG one. Raises `LabError`."""
     explicit = os.environ.get("SITEGRID_LAB_DIR")
     if explicit:
         return Path(explicit).absolute()
-    state = os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
-    return Path(state).absolute() / "sitegrid" / "labs"
+    state = os.environ.get("XDG_STATE_HOME")
+    try:
+        return (Path(state) if state else Path("~/.local/state").expanduser()).absolute() / "sitegrid" / "labs"
+    except RuntimeError as error:
+        raise LabError("there is no home directory; set SITEGRID_LAB_DIR to a directory for labs") from error
 
 
 @dataclass(frozen=True, slots=True)

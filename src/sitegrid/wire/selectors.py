@@ -140,8 +140,7 @@ class _Parser:
     def _values(self) -> frozenset[str]:
         if self._take() != "(":
             raise SelectorError("unable to parse requirement: expected: '('")
-        if self._peek() == ")":
-            raise SelectorError("unable to parse requirement: for 'in', 'notin' operators, values set can't be empty")
+        # `()` is the set of the empty value, as for the API server.
         values = set()
         value = ""
         while (token := self._take()) != ")":

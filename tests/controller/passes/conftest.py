@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
 
 from sitegrid.api.grids import ServiceGrid
+from sitegrid.api.meta import timestamp
 from sitegrid.controller.cluster import Cluster
+from sitegrid.controller.evictions import Evictions
 from sitegrid.controller.metrics import Metrics
 from sitegrid.controller.queues import GridKey, ServiceKey
 from sitegrid.controller.reporter import Reporter
@@ -21,10 +23,12 @@ from sitegrid.controller.statuses import Statuses
 from sitegrid.controller.workloads import Workloads
 from sitegrid.controller.writer import Writer
 from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
+from sitegrid.kube.client import ObjectList
 from sitegrid.kube.errors import ApiError
 from sitegrid.kube.resources import Resource
 
 Manifest = dict[str, Any]
+T = TypeVar("T")
 NAMESPACE = "default"
 
 
@@ -37,8 +41,9 @@ class FakeApi:
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], Manifest] = {}
-        """By plural and name; all in one namespace."""
+        """By plural and name; all but nodes in one namespace."""
         self.writes: list[str] = []
+        self.lists: list[str] = []
         self.crash_after: int | None = None
         """Kill the controller right after this many writes took effect."""
         self.refuse: Callable[[str, str], ApiError | None] = lambda verb, name: None
@@ -116,10 +121,34 @@ class FakeApi:
         del self.objects[resource.plural, name]
         self._wrote(f"delete {resource.plural} {name}")
 
+    async def list_as(
+        self,
+        object_type: type[T],
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        label_selector: str = "",
+        field_selector: str = "",
+    ) -> ObjectList[T]:
+        """Return the objects with one label and one value of ``spec.nodeName``."""
+        self._alive()
+        assert namespace == NAMESPACE
+        key, _, value = label_selector.partition("=")
+        path, _, node = field_selector.partition("=")
+        assert path == "spec.nodeName"
+        self.lists.append(f"{resource.plural} {node}")
+        found = [
+            item
+            for item in self.of(resource.plural).values()
+            if item["metadata"]["labels"].get(key) == value and item["spec"]["nodeName"] == node
+        ]
+        return ObjectList([msgspec.convert(item, object_type) for item in found], str(self._version))
+
     def put(self, plural: str, obj: Manifest) -> None:
         """Store an object with a new resourceVersion, as anybody's write does."""
         self._version += 1
-        metadata = {"namespace": NAMESPACE, "uid": f"uid-{self._version}", **obj["metadata"]}
+        where = {} if plural == "nodes" else {"namespace": NAMESPACE}
+        metadata = {**where, "uid": f"uid-{self._version}", **obj["metadata"]}
         key = (plural, metadata["name"])
         former = self.objects.get(key)
         generation = former["metadata"]["generation"] if former else 0
@@ -187,7 +216,7 @@ class Controller:
         self.api = api
         self.clock = 0.0
         self.recorder = Recorder()
-        cluster = self.cluster = Cluster(clock=self.time)
+        cluster = self.cluster = Cluster(clock=self.time, now=self.now)
         self._stores: dict[str, tuple[Any, type[Any]]] = {
             "nodes": (cluster.nodes, Node),
             "servicegrids": (cluster.service_grids.store, ServiceGrid),
@@ -207,7 +236,8 @@ class Controller:
             for name, stores in cluster.workloads.items()
         }
         self.services = Services(cluster, writer, statuses, reporter, now=self.now, clock=self.time)
-        self.slices = Slices(cluster, writer)
+        self.evictions = Evictions(cluster, api, writer, reporter, now=self.now)
+        self.slices = Slices(cluster, writer, now=self.now)
 
     def time(self) -> float:
         """Return the fake time in seconds."""
@@ -229,7 +259,10 @@ class Controller:
         self.clock += 1.0
         for kind, stores in self.cluster.workloads.items():
             for grid in stores.grids.store.list():
-                await self.workloads[kind].reconcile(GridKey(kind, NAMESPACE, grid.metadata.name))
+                key = GridKey(kind, NAMESPACE, grid.metadata.name)
+                await self.workloads[kind].reconcile(key)
+                if kind == "DeploymentGrid":
+                    await self.evictions.reconcile(key)
         for service_grid in self.cluster.service_grids.store.list():
             await self.services.reconcile(GridKey("ServiceGrid", NAMESPACE, service_grid.metadata.name))
         for service in self.cluster.services.store.list():
@@ -250,6 +283,12 @@ class Controller:
         raise AssertionError(f"no rest: {self.api.writes[-20:]}")
 
 
+def pods_ready(node: Manifest) -> bool:
+    """Tell what a node's pods are said to be: not ready, once the node lifecycle controller gives it up."""
+    conditions = node.get("status", {}).get("conditions", [])
+    return all(condition["status"] == "True" for condition in conditions if condition["type"] == "Ready")
+
+
 def endpoints(api: FakeApi) -> None:
     """Do what Kubernetes' endpointslice controller does: one slice per Service, here with one endpoint per node."""
     for name, service in api.of("services").items():
@@ -266,8 +305,8 @@ def endpoints(api: FakeApi) -> None:
             },
             "addressType": "IPv4",
             "endpoints": [
-                {"addresses": [f"10.0.0.{number}"], "conditions": {"ready": True}, "nodeName": node}
-                for number, node in enumerate(sorted(api.of("nodes")))
+                {"addresses": [f"10.0.0.{number}"], "conditions": {"ready": pods_ready(node)}, "nodeName": name}
+                for number, (name, node) in enumerate(sorted(api.of("nodes").items()))
             ],
             "ports": [{"name": "", "port": 80, "protocol": "TCP"}],
         }
@@ -285,6 +324,25 @@ class Scene:
     def node(self, name: str, value: str | None) -> None:
         """Put a node, in the unit `value` of the key ``zone``."""
         self.api.put("nodes", {"metadata": {"name": name, "labels": {"zone": value} if value else {}}})
+
+    def report(self, name: str, ready: str, at: datetime) -> None:
+        """Let a node's kubelet, or the node lifecycle controller, say how the node is since `at`."""
+        node = self.api.of("nodes")[name]
+        since = timestamp(at)
+        other = "Unknown" if ready == "Unknown" else "False"
+        conditions = [
+            {"type": "Ready", "status": ready, "lastTransitionTime": since},
+            {"type": "DiskPressure", "status": other, "lastTransitionTime": since},
+        ]
+        self.api.put("nodes", {**node, "status": {"conditions": conditions}})
+
+    def pod(self, name: str, node: str, unit: str, replica_set: str) -> None:
+        """Put a pod of a ReplicaSet."""
+        _, _, template = replica_set.rpartition("-")
+        owner = {"kind": "ReplicaSet", "name": replica_set, "uid": f"uid-{replica_set}", "controller": True}
+        labels = {"tkeedge.io/unit": f"zone.{unit}", "pod-template-hash": template}
+        metadata = {"name": name, "labels": labels, "ownerReferences": [owner]}
+        self.api.put("pods", {"metadata": metadata, "spec": {"nodeName": node}})
 
     def grids(self, *, image: str = "web:1", name: str = "web", removal: Manifest | None = None) -> None:
         """Put a DeploymentGrid and a ServiceGrid."""
@@ -342,6 +400,12 @@ def scene(new_scene: Callable[[], Scene]) -> Scene:
 def new_controller() -> Callable[[Scene], Controller]:
     """Return a function that starts a controller on a scene's API."""
     return lambda scene: Controller(scene.api)
+
+
+@pytest.fixture(name="endpoints")
+def _endpoints() -> Callable[[FakeApi], None]:
+    """Do what Kubernetes' endpointslice controller does."""
+    return endpoints
 
 
 @pytest.fixture

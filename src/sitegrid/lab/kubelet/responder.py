@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 QUIET = 2.0
 """Seconds without a new connection after which a terminating responder ends. A kube-proxy writes rules at most once a
-second (its minSyncPeriod), and a client on a busy machine pauses; with 1 s a rolling update lost requests."""
+second (its minSyncPeriod): connections were seen until 1.02 s after the deletion."""
 LONGEST_DRAIN = 10.0
 """Seconds after SIGTERM at which it ends anyway."""
 MAX_HEAD = 64 * 1024

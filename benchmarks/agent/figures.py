@@ -1,0 +1,75 @@
+"""Turns what was measured into the table, and says what is wanted of each figure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Final
+
+from benchmarks.agent.measure import Behind, Straight
+from benchmarks.agent.world import Scale
+from benchmarks.report import Figure, Report, at_most, fewer, smaller
+
+AGENT_MEMORY: Final = 30e6
+"""Bytes that the agent may have resident, with kube-proxy and CoreDNS attached."""
+OWN_EVENT: Final = 50e-6
+"""CPU seconds that the agent may use for one event of its own unit."""
+NOTHING: Final = 1e-6
+"""CPU seconds per event for other units: less than it takes to receive one."""
+NO_BYTES: Final = 1.0
+"""Bytes per change in another unit: the bookmarks of a handful of watches, shared among thousands of changes."""
+
+_NOTES: Final = (
+    "WAN bytes are counted at the node's link, both ways, with TLS and packet headers. Of changes in other units",
+    "only the bookmarks of the open watches remain, about one a minute each.",
+    "kube-proxy's CPU includes its `nft` children.",
+    "Change to rule: from the write of the slice that the node reads to the kernel's announcement of the rule.",
+)
+
+
+def report(scale: Scale, straight: Straight, behind: Behind) -> Report:
+    """Return the report of one run."""
+    figures = [
+        Figure("WAN bytes at start", "B", straight.start.bytes, behind.start.bytes, fewer(300)),
+        Figure("  of which EndpointSlices (protobuf)", "B", straight.start.listed, behind.start.listed, fewer(300)),
+        Figure("WAN bytes per change, own unit", "B", straight.own.bytes, behind.own.bytes, fewer(15)),
+        Figure(
+            "WAN bytes per change, other unit", "B", straight.other.bytes, behind.other.bytes, at_most(NO_BYTES, "0")
+        ),
+        Figure("CPU at start, kube-proxy (+ agent)", "s", straight.start.cpu, behind.start.cpu),
+        Figure("CPU per change, own unit", "s", straight.own.cpu, behind.own.cpu),
+        Figure("CPU per change, other unit", "s", straight.other.cpu, behind.other.cpu),
+        Figure(
+            f"agent CPU per event, {behind.burst_events} of other units",
+            "s",
+            None,
+            behind.burst_cpu / behind.burst_events,
+            at_most(NOTHING, "0"),
+        ),
+        Figure(
+            "agent CPU per event, own unit, in a burst",
+            "s",
+            None,
+            behind.own_event_cpu,
+            at_most(OWN_EVENT, "<= 50 us"),
+        ),
+        Figure("memory of kube-proxy", "B", straight.start.proxy_memory, behind.start.proxy_memory),
+        _agent_memory("memory of the agent", behind.start.agent_memory),
+        _agent_memory("  after the bursts", behind.busy_agent_memory),
+        _agent_memory("  after the bursts, CoreDNS attached too", behind.full_agent_memory),
+        Figure("memory of kube-proxy (+ agent)", "B", straight.start.memory, behind.start.memory, smaller()),
+        Figure("peak memory of kube-proxy", "B", straight.start.proxy_peak, behind.start.proxy_peak),
+        Figure("kube-proxy's start to rules", "s", straight.start.seconds, behind.start.seconds),
+        Figure("change to rule, own unit", "s", straight.own.latency, behind.own.latency),
+    ]
+    return Report(
+        title=f"Node: kube-proxy straight at the API server / behind the agent, {scale}",
+        reference="straight",
+        figures=figures,
+        notes=_NOTES,
+        judged=scale == Scale(),
+        context={"scale": asdict(scale), "straight": asdict(straight), "behind": asdict(behind)},
+    )
+
+
+def _agent_memory(name: str, memory: int) -> Figure:
+    return Figure(name, "B", None, memory, at_most(AGENT_MEMORY, "<= 30 MB"))

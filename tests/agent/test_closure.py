@@ -1,0 +1,185 @@
+"""Invariant I1, looked at from outside: no byte that a client gets names an endpoint of a foreign unit.
+
+Foreign addresses begin with 10.66.; every test ends with the oracle that none of them was ever received.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+async def oracle(site: Any, api: Any, objects: Any) -> AsyncIterator[None]:
+    """Set the scene, and look at every byte that clients received."""
+    api.put(objects.slices, objects.unit("zone.u1", "10.1.0.1"))
+    api.put(objects.slices, objects.unit("zone.u2", "10.66.0.1"))
+    api.put(objects.slices, objects.raw("web-abc", "10.66.0.2"))
+    api.put(objects.slices, objects.plain("plain", "10.9.0.1"))
+    yield
+    assert b"10.66." not in site.received
+
+
+async def test_a_list_shows_the_own_unit_and_what_is_no_grids(site: Any, objects: Any) -> None:
+    """Own unit slice and ordinary slice, nothing else."""
+    assert await site.names(objects.slices) == ["plain", "web-zone.u1"]
+
+
+async def test_a_unit_slice_belongs_to_its_service_again(site: Any, objects: Any) -> None:
+    """A client selects the slice by its Service's name, as it would at the API server."""
+    selector = "kubernetes.io/service-name=web,!service.kubernetes.io/headless"
+    assert await site.names(objects.slices, labelSelector=selector) == ["web-zone.u1"]
+
+
+@pytest.mark.parametrize("label", ["tkeedge.io/unit", "tkeedge.io/service-name", "tkeedge.io/grid-uniq-key"])
+async def test_nothing_can_be_selected_by_what_was_taken_off(site: Any, objects: Any, label: str) -> None:
+    """A client that asks for the controller's own labels sees nothing."""
+    assert await site.names(objects.slices, labelSelector=label) == []
+
+
+async def test_a_watch_shows_the_own_unit_only(site: Any, api: Any, objects: Any) -> None:
+    """Changes of foreign units, and of the slices that hold all units, are not heard of."""
+    _, watch = await site.list_and_watch(objects.slices)
+    api.put(objects.slices, objects.unit("zone.u2", "10.66.0.3"))
+    api.put(objects.slices, objects.raw("web-abc", "10.66.0.4"))
+    api.put(objects.slices, objects.unit("zone.u1", "10.1.0.2"))
+    assert await watch.summary(1) == [("MODIFIED", "web-zone.u1")]
+
+
+async def test_a_relabelled_node_changes_units(site: Any, api: Any, objects: Any) -> None:
+    """The old unit's slices go, the new one's come, and what is no grid's is not touched."""
+    _, watch = await site.list_and_watch(objects.slices)
+    api.put(objects.slices, objects.unit("zone.u3", "10.3.0.1"))
+    api.put(objects.nodes, objects.node("n1", zone="u3", host="n1"))
+    assert await watch.summary(2) == [("DELETED", "web-zone.u1"), ("ADDED", "web-zone.u3")]
+    assert await site.names(objects.slices) == ["plain", "web-zone.u3"]
+
+
+async def test_a_deleted_unit_slice_carries_no_endpoint(site: Any, api: Any, objects: Any) -> None:
+    """What left the view is deleted by name; its addresses may be another unit's by now."""
+    _, watch = await site.list_and_watch(objects.slices)
+    api.put(objects.nodes, objects.node("n1", zone="u9"))
+    event = await watch.next()
+    assert (event["type"], event["object"]["endpoints"]) == ("DELETED", None)
+
+
+async def test_a_second_label_adds_a_unit_and_leaves_the_first(site: Any, api: Any, objects: Any) -> None:
+    """A node in a further unit gets that unit's slices; nothing is deleted and added again."""
+    api.put(objects.slices, objects.unit("test.a1", "10.4.0.1", "other"))
+    _, watch = await site.list_and_watch(objects.slices)
+    api.put(objects.nodes, objects.node("n1", zone="u1", host="n1", test="a1"))
+    assert await watch.summary(1) == [("ADDED", "other-test.a1")]
+    api.put(objects.slices, objects.plain("marker", "10.9.0.2"))
+    assert await watch.summary(1) == [("ADDED", "marker")]
+
+
+async def test_an_empty_value_is_no_unit(site: Any, api: Any, objects: Any) -> None:
+    """A label without a value puts a node into no unit."""
+    api.put(objects.nodes, objects.node("n1", zone=""))
+    await objects.eventually(lambda: not site.hub.node.units)
+    assert await site.names(objects.slices) == ["plain"]
+
+
+async def test_a_deleted_node_is_in_no_unit(site: Any, api: Any, objects: Any) -> None:
+    """Without its Node the agent shows nothing of any grid."""
+    _, watch = await site.list_and_watch(objects.slices)
+    api.delete(objects.nodes, "n1", "")
+    assert await watch.summary(1) == [("DELETED", "web-zone.u1")]
+
+
+async def test_a_slice_that_moves_to_another_unit_goes(site: Any, api: Any, objects: Any) -> None:
+    """A unit slice relabelled for another unit is deleted here, without its new endpoints."""
+    _, watch = await site.list_and_watch(objects.slices)
+    moved = objects.unit("zone.u2", "10.66.0.9")
+    moved["metadata"]["name"] = "web-zone.u1"
+    api.put(objects.slices, moved)
+    assert await watch.summary(1) == [("DELETED", "web-zone.u1")]
+
+
+async def test_a_slice_that_becomes_a_grids_goes(site: Any, api: Any, objects: Any) -> None:
+    """An ordinary slice whose Service comes under a grid is not shown any more."""
+    _, watch = await site.list_and_watch(objects.slices)
+    api.put(objects.slices, objects.raw("plain", "10.66.0.5"))
+    assert await watch.summary(1) == [("DELETED", "plain")]
+
+
+async def test_a_resumed_watch_is_not_told_of_former_units(site: Any, api: Any, objects: Any) -> None:
+    """A client that was away while the node changed units twice hears only how things are now."""
+    _, body = await site.get(objects.slices)
+    api.put(objects.slices, objects.unit("zone.u3", "10.66.3.1"))
+    rv = body["metadata"]["resourceVersion"]
+    # u3 is foreign in the end, so its address must not be sent; a view without readers goes through it unseen.
+    api.put(objects.nodes, objects.node("n1", zone="u3"))
+    await objects.eventually(lambda: any("default/web-zone.u3" in v.items for v in site.hub._views.values()))
+    api.put(objects.nodes, objects.node("n1", zone="u1", host="n1"))
+    await objects.eventually(lambda: any("default/web-zone.u1" in v.items for v in site.hub._views.values()))
+    watch = await site.watch(objects.slices, resourceVersion=rv)
+    events = [await watch.next() for _ in range(2)]
+    assert {event["object"]["metadata"]["name"] for event in events} == {"web-zone.u1", "web-zone.u3"}
+    assert [e["object"]["endpoints"] for e in events if e["type"] == "DELETED"] == [None]
+
+
+async def test_a_hostile_event_is_not_passed_on(site: Any, api: Any, objects: Any) -> None:
+    """An event that cannot be read changes nothing for clients, and the truth is listed anew."""
+    _, watch = await site.list_and_watch(objects.slices)
+    api.send_raw(objects.slices, b'{"type":"ADDED","object":{"metadata":{"name":"x"},"endpoints":"10.66.0.6"}}\n')
+    await objects.eventually(lambda: site.metrics.get("undecodable_total") > 0)
+    api.put(objects.slices, objects.plain("marker", "10.9.0.2"))
+    assert await watch.summary(1) == [("ADDED", "marker")]
+
+
+async def test_an_api_server_that_ignores_selectors_leaks_nothing(site: Any, api: Any, objects: Any) -> None:
+    """The agent looks at every object itself: it does not believe that what it asked for is what it got."""
+    _, watch = await site.list_and_watch(objects.slices)
+    foreign, raw = objects.unit("zone.u2", "10.66.0.7"), objects.raw("raw", "10.66.0.8")
+    for obj in (foreign, raw):
+        obj["metadata"]["resourceVersion"] = "999"
+        api.send_raw(objects.slices, json.dumps({"type": "ADDED", "object": obj}).encode() + b"\n")
+    api.put(objects.slices, objects.plain("marker", "10.9.0.2"))
+    assert await watch.summary(1) == [("ADDED", "marker")]
+
+
+@pytest.mark.parametrize("name", ["web-zone.u2", "web-abc"])
+async def test_a_foreign_slice_does_not_exist(site: Any, objects: Any, name: str) -> None:
+    """GET of a slice that is not the node's is 404, as the API server words it."""
+    path = f"/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/{name}"
+    status, body = await site.get(path)
+    assert (status, body["reason"]) == (404, "NotFound")
+    assert body["message"] == f'endpointslices.discovery.k8s.io "{name}" not found'
+
+
+async def test_an_own_slice_can_be_got(site: Any, objects: Any) -> None:
+    """GET shows an own unit slice with the labels that LIST shows."""
+    _, body = await site.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/web-zone.u1")
+    assert body["metadata"]["labels"]["kubernetes.io/service-name"] == "web"
+    assert body["endpoints"][0]["addresses"] == ["10.1.0.1"]
+
+
+async def test_a_page_is_not_continued_over_a_change_of_units(site: Any, api: Any, objects: Any) -> None:
+    """The rest of a paged list is 410 once one of its slices is not the node's any more."""
+    _, first = await site.get(objects.slices, limit=1)
+    api.put(objects.nodes, objects.node("n1", zone="u9"))
+    await objects.eventually(lambda: site.hub.node.units == {"zone.u9"})
+    status, body = await site.get(objects.slices, limit=1, **{"continue": first["metadata"]["continue"]})
+    assert (status, body["reason"]) == (410, "Expired")
+
+
+async def test_a_slow_first_answer_is_503_not_everything(site: Any, api: Any, objects: Any, monkeypatch: Any) -> None:
+    """While the API server has not answered, a LIST is 503 with Retry-After."""
+    monkeypatch.setattr("sitegrid.agent.server.READY_TIMEOUT", 0.05)
+    api.silent = True
+    status, headers, _ = await site.request("GET", objects.slices)
+    assert status == 503
+    assert headers["retry-after"] == "1"
+
+
+async def test_each_unit_change_reaches_every_open_watch(site: Any, api: Any, objects: Any) -> None:
+    """All clients, whatever they select, hear of a change of units."""
+    watches = [(await site.list_and_watch(objects.slices, labelSelector=text))[1] for text in ("", "!a", "!b")]
+    api.put(objects.nodes, objects.node("n1", zone="u9"))
+    found = await asyncio.gather(*(watch.summary(1) for watch in watches))
+    assert found == [[("DELETED", "web-zone.u1")]] * 3

@@ -1,0 +1,240 @@
+"""For what is no grid's, the agent answers as the API server does: the same requests go to both."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from sitegrid.wire.codec import JSON, PROTOBUF, Codec, ItemList
+
+pytestmark = pytest.mark.cluster
+
+SLICES = "/apis/discovery.k8s.io/v1/namespaces/conformance/endpointslices"
+SERVICES = "/api/v1/namespaces/conformance/services"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scene(cluster: Any) -> None:
+    """Put objects that are no grid's into a namespace of their own."""
+    cluster.write("POST", "/api/v1/namespaces", {"metadata": {"name": "conformance"}})
+    for name, labels in (("a", {"app": "x"}), ("b", {"app": "y", "tier": ""}), ("c", {}), ("d", {"n": "7"})):
+        meta = {"name": name, "labels": labels}
+        cluster.write("POST", SERVICES, {"metadata": meta, "spec": {"ports": [{"port": 80}], "selector": {"a": "b"}}})
+        cluster.write(
+            "POST",
+            SLICES,
+            {"metadata": meta, "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": []},
+        )
+    cluster.write(
+        "POST", SERVICES, {"metadata": {"name": "h"}, "spec": {"clusterIP": "None", "selector": {"a": "b"}}}
+    )
+
+
+def _ask(
+    cluster: Any, agent: str, path: str, accept: str = "application/json"
+) -> tuple[tuple[int, Any], tuple[int, Any]]:
+    """Return status and body of API server and agent; list resourceVersions are of each one's moment."""
+    answers = []
+    for base in (None, agent):
+        status, body = cluster.request("GET", path, base=base, accept=accept)
+        value = json.loads(body)
+        if value["kind"].endswith("List"):
+            value["metadata"].pop("resourceVersion")
+        answers.append((status, value))
+    return answers[0], answers[1]
+
+
+@pytest.mark.parametrize("path", [SLICES, SERVICES])
+@pytest.mark.parametrize(
+    "query",
+    [
+        {},
+        {"labelSelector": "app"},
+        {"labelSelector": "!app"},
+        {"labelSelector": "app=x"},
+        {"labelSelector": "app != x"},
+        {"labelSelector": "app in (x,y),tier"},
+        {"labelSelector": "app notin (x)"},
+        {"labelSelector": "tier="},
+        {"labelSelector": "tier in (,a)"},
+        {"labelSelector": "n>5"},
+        {"labelSelector": "n < 5"},
+        {"labelSelector": " , "},
+        {"labelSelector": "a in ()"},
+        {"labelSelector": "a b"},
+        {"labelSelector": "-a"},
+        {"labelSelector": "a=-"},
+        {"fieldSelector": "metadata.name=b"},
+        {"fieldSelector": "metadata.name!=b,metadata.namespace==conformance"},
+        {"fieldSelector": "spec.type=ClusterIP"},
+        {"fieldSelector": "spec.clusterIP=None"},
+        {"fieldSelector": "no.such=field"},
+        {"fieldSelector": "nonsense"},
+        {"fieldSelector": "metadata.name=a=b"},
+        {"resourceVersion": "0"},
+        {"resourceVersion": "0", "limit": "2"},
+        {"resourceVersion": "x"},
+        {"resourceVersion": "1", "resourceVersionMatch": "Sometimes"},
+        {"resourceVersionMatch": "Exact"},
+        {"resourceVersion": "0", "resourceVersionMatch": "Exact"},
+        {"sendInitialEvents": "true"},
+        {"watch": "true", "sendInitialEvents": "true"},
+        {"watch": "true", "resourceVersionMatch": "NotOlderThan"},
+        {"watch": "true", "sendInitialEvents": "true", "resourceVersionMatch": "Exact"},
+        {"timeoutSeconds": "x"},
+        {"limit": "x"},
+    ],
+    ids=urlencode,
+)  # fmt: skip
+def test_answers_are_equal(cluster: Any, cluster_agent: str, path: str, query: dict[str, str]) -> None:
+    """Status and objects are the API server's; of refusals also reason and code."""
+    target = f"{path}?{urlencode(query)}"
+    (status, body), (own_status, own_body) = _ask(cluster, cluster_agent, target)
+    assert own_status == status, own_body
+    if status == 200:
+        assert own_body == body
+    else:
+        assert (own_body.get("reason"), own_body["code"]) == (body.get("reason"), body["code"])
+
+
+@pytest.mark.parametrize("path", [SLICES, SERVICES])
+def test_pages_are_equal(cluster: Any, cluster_agent: str, path: str) -> None:
+    """A list in pages of two has the same pages and the same remaining counts."""
+    pages: list[list[Any]] = []
+    for base in (None, cluster_agent):
+        found, token = [], ""
+        while True:
+            query = {"limit": "2", **({"continue": token} if token else {})}
+            body = json.loads(cluster.request("GET", f"{path}?{urlencode(query)}", base=base)[1])
+            names = [item["metadata"]["name"] for item in body["items"]]
+            found.append((names, body["metadata"].get("remainingItemCount")))
+            token = body["metadata"].get("continue", "")
+            if not token:
+                break
+        pages.append(found)
+    assert pages[0] == pages[1]
+
+
+@pytest.mark.parametrize("path", [SLICES, SERVICES])
+def test_protobuf_lists_are_equal(cluster: Any, cluster_agent: str, path: str) -> None:
+    """Every item of a protobuf list is the API server's, byte for byte."""
+    lists = [
+        PROTOBUF.item_list(cluster.request("GET", path, base=base, accept=PROTOBUF.media_type)[1]).items
+        for base in (None, cluster_agent)
+    ]
+    assert [item.raw for item in lists[0]] == [item.raw for item in lists[1]]
+
+
+@pytest.mark.parametrize(
+    "path", [f"{SLICES}/a", f"{SERVICES}/a", f"{SERVICES}/none", f"{SLICES}/none", "/api/v1/nodes"]
+)
+def test_single_objects_are_equal(cluster: Any, cluster_agent: str, path: str) -> None:
+    """GET of one object, or of none, is the API server's answer."""
+    first, second = _ask(cluster, cluster_agent, path)
+    assert first == second
+
+
+@pytest.mark.parametrize("accept", ["application/cbor", "application/json;as=Table;g=meta.k8s.io;v=v1", "text/html"])
+def test_other_representations_are_not_acceptable(cluster: Any, cluster_agent: str, accept: str) -> None:
+    """What cannot be filtered exactly is 406."""
+    assert cluster.request("GET", SLICES, base=cluster_agent, accept=accept)[0] == 406
+
+
+def _events(
+    cluster: Any, base: str | None, path: str, query: dict[str, str], accept: str = "application/json"
+) -> bytes:
+    """Return what a watch of one second answers."""
+    target = f"{path}?{urlencode({'watch': 'true', 'timeoutSeconds': '1', **query})}"
+    status, body = cluster.request("GET", target, base=base, accept=accept)
+    assert status == 200, body
+    return bytes(body)
+
+
+@pytest.mark.parametrize("path", [SLICES, SERVICES])
+@pytest.mark.parametrize(
+    "query",
+    [
+        {},
+        {"resourceVersion": "0"},
+        {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"},
+        {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"},
+    ],
+    ids=urlencode,
+)  # fmt: skip
+def test_watches_begin_alike(cluster: Any, cluster_agent: str, path: str, query: dict[str, str]) -> None:
+    """Initial events, their bookmark, and the refusal of lost history are the API server's."""
+    found = []
+    for base in (None, cluster_agent):
+        events = [json.loads(line) for line in _events(cluster, base, path, query).splitlines()]
+        for event in events:
+            if event["type"] == "BOOKMARK":
+                event["object"]["metadata"].pop("resourceVersion")
+            if event["type"] == "ERROR":
+                event["object"].pop("message")
+        found.append(sorted(events, key=json.dumps))
+    assert found[1] == found[0]
+
+
+def test_protobuf_initial_events_are_equal(cluster: Any, cluster_agent: str) -> None:
+    """The frames of a streaming list are the API server's byte for byte, but for the bookmark's resourceVersion."""
+    query = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"}
+    streams = []
+    for base in (None, cluster_agent):
+        data = _events(cluster, base, SLICES, query, PROTOBUF.stream_media_type)
+        streams.append(PROTOBUF.frames().feed(data))
+    assert sorted(streams[0][:-1]) == sorted(streams[1][:-1])
+    assert PROTOBUF.change(streams[1][-1]).initial_events_end
+
+
+@pytest.mark.parametrize("codec", [JSON, PROTOBUF], ids=["json", "protobuf"])
+def test_resumed_watches_tell_the_same(cluster: Any, cluster_agent: str, codec: Codec, poll: Any) -> None:
+    """From one resourceVersion on, both tell of the same creation, change and deletion, in order."""
+
+    def listed() -> ItemList:
+        return codec.item_list(cluster.request("GET", SLICES, base=cluster_agent, accept=codec.media_type)[1])
+
+    rv = listed().rv
+    body = {"metadata": {"name": "moving", "labels": {"v": "1"}}, "addressType": "IPv4", "endpoints": [], "ports": []}
+    created = cluster.write("POST", SLICES, body)
+    created["metadata"]["labels"]["v"] = "2"
+    cluster.write("PUT", f"{SLICES}/moving", created)
+    poll(lambda: any(item.key.endswith("/moving") for item in listed().items))
+    cluster.write("DELETE", f"{SLICES}/moving")
+    poll(lambda: all(not item.key.endswith("/moving") for item in listed().items))
+    query = {"resourceVersion": str(rv)}
+    answers = [_events(cluster, base, SLICES, query, codec.stream_media_type) for base in (None, cluster_agent)]
+    frames = [codec.frames().feed(answer) for answer in answers]
+    changes = [[codec.change(frame) for frame in found] for found in frames]
+    told = [[(c.type, c.rv, c.item.raw if c.item else b"") for c in found] for found in changes]
+    assert told[0] == told[1]
+    assert [event[0] for event in told[0]] == ["ADDED", "MODIFIED", "DELETED"]
+
+
+def test_lost_history_is_told_as_the_api_server_tells_it(cluster: Any, cluster_agent: str) -> None:
+    """A resourceVersion that the agent does not know is 200 and an ERROR event with 410 Expired."""
+    (line,) = _events(cluster, cluster_agent, SLICES, {"resourceVersion": "1"}).splitlines()
+    event = json.loads(line)
+    assert (event["type"], event["object"]["code"], event["object"]["reason"]) == ("ERROR", 410, "Expired")
+
+
+def test_a_resource_version_from_the_future_is_too_large(cluster: Any, cluster_agent: str) -> None:
+    """A LIST not older than what does not exist yet is 504 with the cause that client-go looks for."""
+    target = f"{SLICES}?resourceVersion=999999999&resourceVersionMatch=NotOlderThan"
+    first, second = _ask(cluster, cluster_agent, target)
+    assert second[0] == first[0] == 504
+    assert second[1]["details"]["causes"] == first[1]["details"]["causes"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/watch/namespaces/conformance/services", "/api/v1/watch/namespaces/conformance/services/a"]
+)
+def test_deprecated_watch_paths_work(cluster: Any, cluster_agent: str, path: str) -> None:
+    """/watch/ paths tell what the API server tells there."""
+    found = [
+        sorted(json.dumps(json.loads(line), sort_keys=True) for line in _events(cluster, base, path, {}).splitlines())
+        for base in (None, cluster_agent)
+    ]
+    assert found[0] == found[1]

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+
+async def test_a_view_is_kept_for_a_while(site: Any, api: Any, objects: Any) -> None:
+    """A client that comes back soon costs no new list."""
+    await site.names(objects.slices)
+    before = len(api.requests)
+    await site.names(objects.slices)
+    assert len(api.requests) == before
+
+
+async def test_a_view_without_clients_goes(site: Any, objects: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the last client left, the view and its sources are let go; the node is still followed."""
+    monkeypatch.setattr("sitegrid.agent.hub.LINGER", 0.01)
+    await site.names(objects.slices)
+    assert site.metrics.get("sources") == 3
+    await objects.eventually(lambda: not site.hub._views)
+    assert site.metrics.get("sources") == 1
+
+
+async def test_an_idle_view_makes_room(site: Any, objects: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are never more views than the limit: the one that has been idle for longest goes."""
+    monkeypatch.setattr("sitegrid.agent.hub.MAX_VIEWS", 2)
+    for selector in ("a", "b", "c"):
+        await site.names(objects.slices, labelSelector=selector)
+    assert [key.labels for key in site.hub._views] == ["b", "c"]
+
+
+async def test_too_many_open_views_are_refused(site: Any, objects: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When all views are in use, one more is 503."""
+    monkeypatch.setattr("sitegrid.agent.hub.MAX_VIEWS", 1)
+    await site.list_and_watch(objects.slices)
+    status, _ = await site.get(objects.slices, labelSelector="a")
+    assert status == 503
+
+
+async def test_many_clients_share_one_view(site: Any, api: Any, objects: Any) -> None:
+    """Twenty watches are one view with two sources, and all hear the same."""
+    watches = [(await site.list_and_watch(objects.slices))[1] for _ in range(20)]
+    assert site.metrics.get("sources") == 3
+    api.put(objects.slices, objects.plain("a", "10.9.0.1"))
+    assert await asyncio.gather(*(watch.summary(1) for watch in watches)) == [[("ADDED", "a")]] * 20

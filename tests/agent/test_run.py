@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sitegrid.agent.credentials import Credentials
+from sitegrid.agent.run import ListenError, Settings, parse_listen, serve
+from sitegrid.cli.main import main
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:1", "192.0.2.1:1", "[::]:1", "example.com:1"])
+def test_others_are_kept_out(listen: str) -> None:
+    """An address that is not loopback is refused, unless it is explicitly wanted."""
+    with pytest.raises(ListenError, match="--allow-non-loopback"):
+        parse_listen(listen, allow_non_loopback=False)
+    assert parse_listen(listen, allow_non_loopback=True)[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("listen", "host"), [("127.0.0.1:1", "127.0.0.1"), ("[::1]:1", "::1"), ("localhost:1", "localhost")]
+)
+def test_loopback_is_loopback(listen: str, host: str) -> None:
+    """All spellings of loopback are accepted."""
+    assert parse_listen(listen, allow_non_loopback=False) == (host, 1)
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1", ":1", "127.0.0.1:x", "127.0.0.1:99999"])
+def test_nonsense_is_refused(listen: str) -> None:
+    """What is no HOST:PORT is an error."""
+    with pytest.raises(ListenError, match="HOST:PORT"):
+        parse_listen(listen, allow_non_loopback=False)
+
+
+async def test_both_listeners_serve(api: Any, tmp_path: Path, certificates: Any) -> None:
+    """The plain and the TLS listener answer alike, and end with the agent."""
+    certificates(tmp_path)
+    settings = Settings(
+        "n1",
+        Credentials(f"http://127.0.0.1:{api.port}"),
+        listen="127.0.0.1:0",
+        tls_listen="127.0.0.1:0",
+        tls_certificate=str(tmp_path / "tls.crt"),
+        tls_key=str(tmp_path / "tls.key"),
+    )
+    stop = asyncio.Event()
+    listening: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+    running = asyncio.create_task(serve(settings, stop, listening))
+    ports = await listening
+    trust = ssl.create_default_context(cafile=str(tmp_path / "tls.crt"))
+    for port, context in zip(ports, (None, trust), strict=True):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        writer.write(b"GET /sitegrid/healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await reader.readuntil(b"ok\n")).startswith(b"HTTP/1.1 200")
+        writer.close()
+        await writer.wait_closed()
+    stop.set()
+    await asyncio.wait_for(running, 10)
+
+
+async def test_a_taken_port_is_an_error(api: Any) -> None:
+    """The message names the address."""
+    settings = Settings("n1", Credentials(f"http://127.0.0.1:{api.port}"), listen=f"127.0.0.1:{api.port}")
+    with pytest.raises(ListenError, match=str(api.port)):
+        await serve(settings, asyncio.Event())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--node-name=n", "--kubeconfig=/does/not/exist"], "/does/not/exist"),
+        (["--node-name=n", "--server=https://127.0.0.1:1", "--listen=0.0.0.0:1"], "not loopback"),
+        (["--node-name=n", "--server=http://192.0.2.1"], "loopback only"),
+        (["--node-name=n", "--tls-listen=127.0.0.1:1"], "--tls-cert-file"),
+        (["--node-name="], "--node-name"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Mistakes are one line and a failure, not a trace."""
+    assert main(["agent", *arguments]) != 0
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_agent_imports_little() -> None:
+    """Starting the agent loads none of the heavy parts of sitegrid."""
+    code = "import sys, json, sitegrid.agent.run, sitegrid.cli.agent; print(json.dumps(sorted(sys.modules)))"
+    modules = set(json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout))
+    assert not {"aiohttp", "msgspec", "yaml", "prometheus_client", "sitegrid.kube", "sitegrid.grid"} & modules

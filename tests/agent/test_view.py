@@ -1,0 +1,188 @@
+"""The view's log, without any network: sources are stood in for by plain objects."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sitegrid.agent.source import SourceKey
+from sitegrid.agent.view import View, ViewKey
+from sitegrid.wire.codec import JSON, Item
+from sitegrid.wire.labels import GRID_UNIQ_KEY, MANAGED_BY, SITEGRID, UNIT, UNIT_SERVICE_NAME
+from sitegrid.wire.resources import ENDPOINTSLICES
+
+
+class StubSource:
+    """A source whose state a test sets."""
+
+    def __init__(self, key: SourceKey) -> None:
+        self.key = key
+        self.objects: dict[str, Item] = {}
+        self.rv = 1
+        self.synced = True
+        self.refusal = None
+        self.listeners: list[Any] = []
+
+    def put(self, item: Item) -> None:
+        """Add or change an object."""
+        self.objects[item.key] = item
+        self.rv = max(self.rv, item.rv)
+        self._tell(item.key, None)
+
+    def delete(self, key: str, rv: int) -> None:
+        """Delete an object."""
+        item = self.objects.pop(key, None)
+        if item is not None:
+            self.rv = max(self.rv, rv)
+            self._tell(key, Item(key, rv, item.raw))
+
+    def _tell(self, key: str, deleted: Item | None) -> None:
+        for listener in self.listeners:
+            listener.source_changed(self, key, deleted)
+
+
+class StubNode:
+    """A node whose units a test sets."""
+
+    def __init__(self, *units: str) -> None:
+        self.known = True
+        self.units = frozenset(units)
+
+
+class Stage:
+    """A view between stub sources."""
+
+    def __init__(self) -> None:
+        self.node = StubNode("zone.u1")
+        self.sources: dict[SourceKey, StubSource] = {}
+        self.grid_objects: dict[str, dict[str, Item]] = {}
+        key = ViewKey(ENDPOINTSLICES, "", "", "", JSON)
+        self.view = View(key, self.node, self._acquire, lambda source: None)  # type: ignore[arg-type]
+
+    def _acquire(self, key: SourceKey) -> Any:
+        if key not in self.sources:
+            self.sources[key] = StubSource(key)
+        return self.sources[key]
+
+    @property
+    def plain(self) -> StubSource:
+        """Return the source of what is no grid's."""
+        return next(source for key, source in self.sources.items() if key.labels.startswith("!"))
+
+    @property
+    def grid(self) -> StubSource:
+        """Return the source of the present units' slices."""
+        return next(s for k, s in self.sources.items() if all(unit in k.labels for unit in (*self.node.units, UNIT)))
+
+
+def _item(name: str, rv: int, unit: str = "") -> Item:
+    labels = {UNIT: unit, UNIT_SERVICE_NAME: "web", GRID_UNIQ_KEY: "zone", MANAGED_BY: SITEGRID} if unit else {}
+    meta = {"name": name, "namespace": "ns", "resourceVersion": str(rv), "labels": labels}
+    return JSON.item(json.dumps({"metadata": meta, "endpoints": []}).encode())
+
+
+def _state(events: list[bytes], state: dict[str, int]) -> dict[str, int]:
+    for data in events:
+        event = json.loads(data)
+        meta = event["object"]["metadata"]
+        if event["type"] == "DELETED":
+            state.pop(meta["name"], None)
+        else:
+            state[meta["name"]] = int(meta["resourceVersion"])
+    return state
+
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["plain", "grid", "delete-plain", "delete-grid", "bookmark", "units"]), st.integers(0, 2)
+    ),
+    max_size=30,
+)
+
+
+@given(OPERATIONS, st.integers(1, 8))
+def test_every_resume_converges(operations: list[tuple[str, int]], lag: int) -> None:
+    """From every resourceVersion that was ever exposed, with the state a client had then, replay ends at the truth.
+
+    The grid's resourceVersions lag behind the plain ones, as two watches do.
+    """
+    stage = Stage()
+    rv = 100
+    exposed = [(stage.view.expose_rv(), {item.key[3:]: item.rv for item in stage.view.items.values()})]
+    for operation, number in operations:
+        rv += 1
+        if operation == "plain":
+            stage.plain.put(_item(f"p{number}", rv))
+        elif operation == "grid":
+            stage.grid.put(_item(f"g{number}", rv - lag, "zone.u1"))
+        elif operation == "delete-plain":
+            stage.plain.delete(f"ns/p{number}", rv)
+        elif operation == "delete-grid":
+            stage.grid.delete(f"ns/g{number}", rv - lag)
+        elif operation == "units":
+            stage.node.units = frozenset({"zone.u1"} if number else {"zone.u2"})
+            stage.view.units_changed()
+        else:
+            stage.plain.rv = rv
+        exposed.append((stage.view.expose_rv(), {item.key[3:]: item.rv for item in stage.view.items.values()}))
+    truth = {item.key[3:]: item.rv for item in stage.view.items.values()}
+    for seen_rv, state in exposed:
+        position = stage.view.position(seen_rv)
+        assert position is not None
+        assert _state(stage.view.read(position), dict(state)) == truth
+
+
+def test_what_stayed_is_not_told() -> None:
+    """A second unit's source holding the same slice again causes no event."""
+    stage = Stage()
+    stage.grid.put(_item("g", 5, "zone.u1"))
+    end = stage.view.end
+    both = frozenset({"zone.u1", "zone.u2"})
+    key = stage.view.key.grid_source(both)
+    assert key is not None
+    stage._acquire(key).objects["ns/g"] = _item("g", 5, "zone.u1")
+    stage.node.units = both
+    stage.view.units_changed()
+    assert stage.view.end == end
+    assert "ns/g" in stage.view.items
+
+
+def test_units_that_come_back_are_shown_again() -> None:
+    """Away and back before the other unit's source has synced: the own slices return."""
+    stage = Stage()
+    stage.grid.put(_item("g", 5, "zone.u1"))
+    pending = stage.view.key.grid_source({"zone.u2"})
+    assert pending is not None
+    stage._acquire(pending).synced = False
+    stage.node.units = frozenset({"zone.u2"})
+    stage.view.units_changed()
+    assert "ns/g" not in stage.view.items
+    stage.node.units = frozenset({"zone.u1"})
+    stage.view.units_changed()
+    assert "ns/g" in stage.view.items
+
+
+def test_a_forgotten_resource_version_is_never_known_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the log no longer reaches back to where a version was first told, it is 410 for good."""
+    monkeypatch.setattr("sitegrid.agent.view.LOG_EVENTS", 4)
+    stage = Stage()
+    stage.plain.rv = 1000
+    rv = stage.view.expose_rv()
+    for number in range(20):
+        stage.plain.put(_item("p", 100 + number))
+    assert stage.view.expose_rv() == rv
+    assert stage.view.position(rv) is None
+
+
+def test_a_source_that_is_not_synced_makes_no_view() -> None:
+    """Until every source has answered there is no state to show."""
+    stage = Stage()
+    assert stage.view.ready
+    unsynced = StubSource(stage.plain.key)
+    unsynced.synced = False
+    view = View(stage.view.key, stage.node, lambda key: unsynced, lambda source: None)  # type: ignore[arg-type, return-value]
+    assert not view.ready

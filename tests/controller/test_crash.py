@@ -1,0 +1,120 @@
+"""The controller killed after each single write, on a real API server, and started again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sitegrid.controller.cluster import Cluster
+from sitegrid.controller.manager import Manager
+from sitegrid.controller.metrics import Metrics
+from sitegrid.kube.client import Client
+from sitegrid.kube.config import load_config
+
+pytestmark = pytest.mark.cluster
+
+
+class _Crash(BaseException):
+    """The process is dead."""
+
+
+class _Mortal:
+    """The client, until a number of writes took effect; then every call is death."""
+
+    def __init__(self, client: Client, writes_left: int) -> None:
+        self._client = client
+        self._left = writes_left
+        self._one_at_a_time = asyncio.Lock()
+        self.dead = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        """Read, while alive."""
+        self._alive()
+        return getattr(self._client, name)
+
+    async def apply(self, *args: Any, **kwargs: Any) -> Any:
+        """Write, and perhaps die of it."""
+        return await self._write(self._client.apply, *args, **kwargs)
+
+    async def patch(self, *args: Any, **kwargs: Any) -> Any:
+        """Write, and perhaps die of it."""
+        return await self._write(self._client.patch, *args, **kwargs)
+
+    async def delete(self, *args: Any, **kwargs: Any) -> Any:
+        """Write, and perhaps die of it."""
+        return await self._write(self._client.delete, *args, **kwargs)
+
+    async def _write(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+        async with self._one_at_a_time:  # or several would be under way when the first one kills
+            self._alive()
+            answer = await method(*args, **kwargs)
+            self._left -= 1
+            if self._left == 0:
+                self.dead.set()
+            self._alive()
+            return answer
+
+    def _alive(self) -> None:
+        if self.dead.is_set():
+            raise _Crash
+
+
+class _NoEvents:
+    """Drops events."""
+
+    def event(self, *args: Any, **kwargs: Any) -> None:
+        """Drop it."""
+
+
+async def _live(plane: Any, writes: int, at_rest: Any) -> bool:
+    """Run one life of a controller; True if `writes` writes killed it, False where it came to rest before."""
+    async with Client(load_config(str(plane.kubeconfig("admin")))) as client:
+        cluster = Cluster()
+        api: Any = _Mortal(client, writes)
+        tasks = [asyncio.create_task(reflector.run()) for reflector in cluster.reflect(client)]
+        lead = asyncio.create_task(Manager(cluster, api, _NoEvents(), Metrics()).lead())
+        rest = asyncio.create_task(at_rest())
+        await asyncio.wait([lead, rest, asyncio.create_task(api.dead.wait())], return_when=asyncio.FIRST_COMPLETED)
+        for task in (*tasks, lead, rest):
+            task.cancel()
+        await asyncio.gather(*tasks, lead, rest, return_exceptions=True)
+        return bool(api.dead.is_set())
+
+
+@pytest.fixture
+def alone(world: Any, wait_for: Any) -> Iterator[None]:
+    """Stop the shared controller for a test."""
+    controller = world.running.controller
+    assert controller.stop() == 0
+    yield
+    controller.start()
+    wait_for(lambda: controller.http("/readyz")[0] == 200, "the shared controller to be ready again")
+
+
+async def test_killed_after_each_single_write(world: Any, wait_for: Any, alone: None) -> None:
+    """Each life ends with its first write; together they reach the wanted state, and then nothing is written."""
+    one, two = world.node("a", "NodeUnit1"), world.node("b", "two")
+    await asyncio.to_thread(world.plane.apply, world.deployment_grid(), world.service_grid())
+    world.pod("p1", one, "10.244.1.1")
+    world.pod("p2", two, "10.244.2.1")
+    selector = "endpointslice.kubernetes.io/managed-by=sitegrid"
+
+    def complete() -> bool:
+        conditions = (world.condition(), world.condition(kind="sg"))
+        slices = world.plane.objects("endpointslices", world.namespace, selector)
+        return len(world.children()) == 2 and all(conditions) and len(slices) == 2
+
+    async def stays_complete() -> None:
+        await asyncio.to_thread(wait_for, complete, "the wanted state", dump=world.dump)
+        await asyncio.sleep(2)  # a life that writes within this time is not at rest
+
+    lives = 0
+    while await _live(world.plane, 1, stays_complete):
+        lives += 1
+        assert lives < 60, world.dump()
+    assert complete()
+    # Two children, a Service, two slices, and a status of each grid at the least.
+    assert lives >= 7

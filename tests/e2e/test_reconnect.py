@@ -1,0 +1,205 @@
+"""A site whose WAN is cut until the cloud gives its nodes up, and back: nothing of it vanishes, nothing restarts.
+
+The waits are Kubernetes' own: 50 s without a heartbeat until the node lifecycle controller calls a node Unknown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from sitegrid.lab import traffic
+from sitegrid.lab.clients import Clients, wait_until
+from sitegrid.lab.config import LabConfig
+from sitegrid.lab.lab import Lab
+from sitegrid.lab.matrix import Matrix
+from sitegrid.lab.sites import Node, Sites
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+SITES = Sites((Node("s1", {"zone": "site"}), Node("s2", {"zone": "site"}), Node("far", {"zone": "far"})))
+SITE = ("s1", "s2")
+URL = "http://web-svc/"
+UNIT_SLICES = "endpointslice.kubernetes.io/managed-by=sitegrid,tkeedge.io/unit=zone.site"
+SOURCES = "kubernetes.io/service-name=web-svc"
+PODS = "app=web,tkeedge.io/unit=zone.site"
+GRIDS = """
+apiVersion: tkeedge.io/v1
+kind: DeploymentGrid
+metadata: {name: web}
+spec:
+  gridUniqKey: zone
+  template:
+    replicas: 2
+    selector: {matchLabels: {app: web}}
+    template:
+      metadata: {labels: {app: web}}
+      spec:
+        containers: [{name: web, image: web, ports: [{containerPort: 80}]}]
+        topologySpreadConstraints:
+        - maxSkew: 1
+          topologyKey: kubernetes.io/hostname
+          whenUnsatisfiable: ScheduleAnyway
+          labelSelector: {matchLabels: {app: web}}
+---
+apiVersion: tkeedge.io/v1
+kind: ServiceGrid
+metadata: {name: web}
+spec:
+  gridUniqKey: zone
+  template:
+    selector: {app: web}
+    ports: [{port: 80}]
+"""
+
+
+class Site:
+    """A lab with a site of two nodes, a pod of the grid on each, and what the API server says of them."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.clients = Clients(lab)
+
+    def up(self) -> None:
+        """Start it, and wait until each of its nodes is answered."""
+        self.lab.up(SITES)
+        self.clients.deploy()
+        self.lab.kubectl("apply", "-f", "-", input=GRIDS)
+        self.lab.kubectl("wait", "--for=condition=Ready", "--timeout=120s", "dg/web", "sg/web")
+        self.clients.until_answered([(node, URL) for node in SITE])
+        assert self.nodes_of_ready(UNIT_SLICES) == set(SITE)
+
+    def items(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
+        """Return objects as the API server has them now."""
+        found: list[dict[str, Any]] = json.loads(self.lab.kubectl("get", kind, "-l", selector, "-o", "json").stdout)[
+            "items"
+        ]
+        return found
+
+    def readiness(self, kind: str, selector: str = "") -> dict[str, str]:
+        """Return the Ready condition's status of nodes or pods by name."""
+        return {
+            item["metadata"]["name"]: condition["status"]
+            for item in self.items(kind, selector)
+            for condition in item["status"].get("conditions", ())
+            if condition["type"] == "Ready"
+        }
+
+    def nodes_of_ready(self, selector: str) -> set[str]:
+        """Return the nodes of the site's ready endpoints in the slices that `selector` finds."""
+        return {node for item in self.items("endpointslices", selector) for node in ready_nodes(item)} & set(SITE)
+
+    def runs(self) -> dict[str, list[Any]]:
+        """Return what must stay of each pod of the site: its uid, and its containers' ids and restarts."""
+        return {
+            pod["metadata"]["uid"]: [
+                (c["containerID"], c["restartCount"]) for c in pod["status"]["containerStatuses"]
+            ]
+            for pod in self.items("pods", PODS)
+        }
+
+    @contextlib.contextmanager
+    def traffic(self) -> Iterator[Matrix]:
+        """Send requests from each node of the site all the while; the matrix is filled at the end."""
+        matrix = Matrix(self.clients.members("zone"))
+        program = [sys.executable, "-I", "-S", str(Path(traffic.__file__)), URL]
+        senders: dict[str, subprocess.Popen[bytes]] = {}
+        try:
+            for node in SITE:
+                argv = self.lab.command(self.clients.pod(node), [*program, "--until-signal", "--interval=0.05"])
+                senders[node] = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+            yield matrix
+            for node, sender in senders.items():
+                # nsenter has forked: the program is its child, and a signal to nsenter would not reach it.
+                child = Path(f"/proc/{sender.pid}/task/{sender.pid}/children").read_text().split()[0]
+                os.kill(int(child), signal.SIGTERM)
+                output, _ = sender.communicate(timeout=60)
+                matrix.add(node, json.loads(output))
+        finally:
+            for sender in senders.values():
+                with sender:
+                    sender.kill()
+
+    @contextlib.contextmanager
+    def watched(self, record: IO[bytes]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+        """Watch the site's unit slices; yield a function that returns every state that they have been in."""
+        kubectl = LabConfig.read(self.lab.layout.config).binaries["kubectl"]
+        argv = [kubectl, f"--kubeconfig={self.lab.kubeconfig}", "get", "endpointslices", "-l", UNIT_SLICES]
+
+        def states() -> list[dict[str, Any]]:
+            return list(concatenated(Path(record.name).read_text()))
+
+        with subprocess.Popen([*argv, "--watch", "-o", "json"], stdout=record) as process:
+            try:
+                assert wait_until(lambda: bool(states()))
+                yield states
+            finally:
+                process.terminate()
+
+
+def ready_nodes(item: Mapping[str, Any]) -> set[str]:
+    """Return the nodes of the ready endpoints of a slice."""
+    return {e["nodeName"] for e in item["endpoints"] or () if e["conditions"].get("ready") is not False}
+
+
+def concatenated(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects that follow one another in `text`; the last may be half written."""
+    decoder = json.JSONDecoder()
+    while text := text.lstrip():
+        try:
+            item, end = decoder.raw_decode(text)
+        except ValueError:
+            return
+        yield item
+        text = text[end:]
+
+
+@pytest.fixture
+def site(new_lab: Callable[[str], Lab]) -> Site:
+    """A running site."""
+    site = Site(new_lab("reconnect"))
+    site.up()
+    return site
+
+
+def test_site_that_was_given_up_comes_back_without_an_outage(site: Site, tmp_path: Path) -> None:
+    """From cut to recovery no request is lost or misplaced, no pod replaced, and no endpoint leaves the slices."""
+    before = site.runs()
+    with (tmp_path / "watch.json").open("wb") as record, site.watched(record) as states, site.traffic() as matrix:
+        site.lab.cut_wan("zone=site")
+        try:
+            assert wait_until(lambda: {site.readiness("nodes")[node] for node in SITE} == {"Unknown"}, seconds=180)
+            assert wait_until(lambda: set(site.readiness("pods", PODS).values()) == {"False"}, seconds=60)
+            assert wait_until(lambda: not site.nodes_of_ready(SOURCES), seconds=60)
+        finally:
+            site.lab.restore_wan("zone=site")
+        assert wait_until(lambda: set(site.readiness("nodes").values()) == {"True"}, seconds=180)
+        assert wait_until(lambda: set(site.readiness("pods", PODS).values()) == {"True"}, seconds=180)
+        assert wait_until(lambda: site.nodes_of_ready(SOURCES) == set(SITE), seconds=60)
+        assert site.nodes_of_ready(UNIT_SLICES) == set(SITE)
+    assert matrix.requests > 1_000
+    assert (matrix.misplaced, matrix.lost) == (0, 0), "\n" + matrix.render()
+    assert site.runs() == before
+    assert [ready_nodes(state) for state in states()] == [set(SITE)] * len(states())
+
+
+def test_crashed_node_of_a_site_goes_and_the_others_stay(site: Site, tmp_path: Path) -> None:
+    """Where one node of a site is lost, its endpoint goes, the site's other one never does and serves alone."""
+    with (tmp_path / "watch.json").open("wb") as record, site.watched(record) as states:
+        site.lab.process("kubelet@s2", "stop")
+        site.lab.cut_wan("s2")
+        assert wait_until(lambda: site.nodes_of_ready(UNIT_SLICES) == {"s1"}, seconds=180)
+        assert site.readiness("nodes")["s2"] == "Unknown"
+        assert all("s1" in ready_nodes(state) for state in states())
+    summary = site.clients.ask(("s1", URL), 50)
+    assert {answer["node"] for answer in summary["answers"].values()} == {"s1"}
+    assert summary["errors"] == {}

@@ -131,6 +131,7 @@ class Workloads:
             self._children.by_index(OWNER, grid.metadata.uid),
             find,
             lambda kind, uid: self._cluster.companions[kind].by_index(OWNER, uid),
+            [kind for kind, companions in self._cluster.companions.items() if companions],
         )
 
     async def _delete_unused_templates(self, grid: WorkloadGrid) -> bool:

@@ -21,7 +21,7 @@ from sitegrid.grid.kinds import ObjectKind, WorkloadKind
 from sitegrid.grid.overrides import MatcherError, Override, Unit, UnitMatcher
 from sitegrid.grid.problem import UNITS_INVALID, Problem
 from sitegrid.grid.units import UnitInfo, Units
-from sitegrid.grid.workload import wanted_child
+from sitegrid.grid.workload import name_of_child, wanted_child
 
 Wanted = tuple[dict[str, Any], str]
 """A wanted object without its hash, and the hash."""
@@ -38,6 +38,7 @@ class Blueprint:
         chosen = spec.units or workloads.UnitSelection()
         self._include = None if chosen.include is None else matcher_of(chosen.include)
         self._exclude = None if chosen.exclude is None else matcher_of(chosen.exclude)
+        self._names: dict[str, str] = {}
         self._children: dict[str, tuple[Unit, Wanted | Problem]] = {}
         self._companions: dict[str, tuple[str, str, dict[ObjectKind, Wanted]]] = {}
         self._unknown: tuple[Units, list[str]] | None = None
@@ -54,10 +55,17 @@ class Blueprint:
         except MatcherError as error:
             return Problem(UNITS_INVALID, f"spec.units: {error}; nothing is changed until it is repaired")
 
+    def child_name(self, value: str) -> str:
+        """Return the name of the child of the unit `value`."""
+        name = self._names.get(value)
+        if name is None:
+            name = self._names[value] = name_of_child(self.kind, self._grid, value)
+        return name
+
     def child(self, unit: Unit) -> Wanted | Problem:
         """Return the wanted child of `unit`, or the problem that there can be none."""
         known = self._children.get(unit.value)
-        if known is None or known[0] != unit:
+        if known is None or (known[0] is not unit and known[0] != unit):
             made = wanted_child(self.kind, self._grid, unit, self._overrides)
             wanted = made if isinstance(made, Problem) else (made.manifest, applied_hash(made.manifest))
             known = self._children[unit.value] = (unit, wanted)

@@ -7,7 +7,7 @@ Who owns a child is decided by its owner reference, never by labels (I3). Held b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -23,7 +23,6 @@ from sitegrid.grid.observed import Workload
 from sitegrid.grid.problem import Problem, name_conflict
 from sitegrid.grid.removal import UNIT_GONE_SINCE, Step, decide
 from sitegrid.grid.units import UnitInfo, Units
-from sitegrid.grid.workload import name_of_child
 from sitegrid.wire.labels import UNIT, unit_id
 
 
@@ -119,6 +118,8 @@ class Observed:
     """Any known object by kind and name, whoever controls it."""
     companions: Callable[[ObjectKind, str], Iterable[Managed]]
     """The companions of a kind that the child with this uid controls."""
+    companion_kinds: Collection[ObjectKind] = COMPANION_KINDS
+    """The kinds of which there is any companion at all."""
 
 
 def plan_workloads(
@@ -137,7 +138,7 @@ def plan_workloads(
     planning = _Planning(blueprint, grid, observed, now, verdicts)
     ours = {child.metadata.name: child for child in observed.children}
     for value, info in chosen.items():
-        planning.unit(value, info, ours.pop(name_of_child(blueprint.kind, grid, value), None))
+        planning.unit(value, info, ours.pop(blueprint.child_name(value), None))
     suspended = {unit_id(grid.spec.grid_uniq_key, value) for value, info in units.items() if info.suspended}
     left_out = (
         {unit_id(grid.spec.grid_uniq_key, value) for value, info in units.items() if info.nodes} if ours else ()
@@ -205,7 +206,7 @@ class _Planning:
 
     def _companions(self, value: str, info: UnitInfo, child: Wanted, present: ObjectMeta) -> None:
         wanted = self._blueprint.companions(info.unit, child, present)
-        for kind in COMPANION_KINDS:
+        for kind in self._observed.companion_kinds if not wanted else COMPANION_KINDS:
             found = {item.metadata.name: item.metadata for item in self._observed.companions(kind, present.uid)}
             if kind in wanted:
                 known = found.pop(wanted[kind][0]["metadata"]["name"], None)

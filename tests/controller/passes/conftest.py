@@ -68,7 +68,7 @@ class FakeApi:
         subresource: str | None = None,
     ) -> Manifest:
         """Apply: our fields become what `obj` says; fields of others stay."""
-        assert field_manager == "sitegrid"
+        assert field_manager in ("sitegrid", "sitegrid-released")
         name = obj["metadata"]["name"]
         self._alive()
         if (error := self.refuse("apply", name)) is not None:
@@ -78,6 +78,11 @@ class FakeApi:
         uid = obj["metadata"].get("uid")
         if uid is not None and (present is None or present["metadata"]["uid"] != uid):
             raise ApiError(409, "Conflict", "uid differs")
+        if field_manager != "sitegrid":
+            assert present is not None
+            assert {**present["spec"], **obj["spec"]} == present["spec"]  # what is released stays as it is
+            self._wrote(f"release {resource.plural} {name}")
+            return copy.deepcopy(present)
         obj = copy.deepcopy(obj)
         if subresource == "status":
             assert present is not None
@@ -90,17 +95,19 @@ class FakeApi:
         return copy.deepcopy(self.objects[key])
 
     async def patch(self, resource: Resource, name: str, patch: Manifest, namespace: str | None = None) -> Manifest:
-        """Merge patch of annotations, with its preconditions."""
+        """Merge patch of annotations or of templatePool, with its preconditions."""
         self._alive()
         found = copy.deepcopy(self._found(resource.plural, name))
         metadata = patch["metadata"]
         for field in ("uid", "resourceVersion"):
             if found["metadata"][field] != metadata[field]:
                 raise ApiError(409, "Conflict", f"{field} differs")
-        annotations = {**found["metadata"].get("annotations", {}), **metadata["annotations"]}
+        annotations = {**found["metadata"].get("annotations", {}), **metadata.get("annotations", {})}
         found["metadata"]["annotations"] = {key: value for key, value in annotations.items() if value is not None}
+        for entry in patch.get("spec", {}).get("templatePool", {}):
+            del found["spec"]["templatePool"][entry]
         self.put(resource.plural, found)
-        self._wrote(f"annotate {resource.plural} {name}")
+        self._wrote(f"{'patch' if 'spec' in patch else 'annotate'} {resource.plural} {name}")
         return copy.deepcopy(self.objects[resource.plural, name])
 
     async def delete(
@@ -275,12 +282,24 @@ class Controller:
         """Sync and pass until nothing is written any more."""
         for _ in range(20):
             before = len(self.api.writes)
+            collect_garbage(self.api)
             endpoints(self.api)
             self.sync()
             await self.one_pass()
             if len(self.api.writes) == before:
                 return
         raise AssertionError(f"no rest: {self.api.writes[-20:]}")
+
+
+def collect_garbage(api: FakeApi) -> None:
+    """Do what Kubernetes' garbage collector does: budgets and autoscalers do not outlive their child."""
+    uids = {obj["metadata"]["uid"] for obj in api.objects.values()}
+    for key, obj in [*api.objects.items()]:
+        owners = obj["metadata"].get("ownerReferences") or ()
+        if key[0] not in ("poddisruptionbudgets", "horizontalpodautoscalers"):
+            continue
+        if any(owner.get("controller") and owner["uid"] not in uids for owner in owners):
+            del api.objects[key]
 
 
 def pods_ready(node: Manifest) -> bool:
@@ -362,6 +381,20 @@ class Scene:
             former = self.api.of(plural).get(name, {"metadata": {"name": name}})
             self.api.put(plural, {**former, "spec": body})
 
+    def workload(self, kind: str, name: str = "web", **spec: Any) -> None:
+        """Put a workload grid of any kind; `spec` replaces fields of its spec."""
+        template = {
+            "replicas": 2,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [{"name": "web", "image": "web:1"}]},
+            },
+        }
+        plural = f"{kind.lower()}s"
+        former = self.api.of(plural).get(name, {"metadata": {"name": name}})
+        self.api.put(plural, {**former, "spec": {"gridUniqKey": "zone", "template": template, **spec}})
+
     def result(self) -> dict[str, Any]:
         """Return what must come out the same, however it came about."""
 
@@ -375,11 +408,18 @@ class Scene:
         )
         return {
             "deployments": plain(self.api.of("deployments").values(), "spec"),
+            "others": {
+                plural: plain(self.api.of(plural).values(), "spec")
+                for plural in ("statefulsets", "daemonsets", "poddisruptionbudgets", "horizontalpodautoscalers")
+            },
             "services": plain(self.api.of("services").values(), "spec"),
             "slices": plain(unit_slices, "endpoints", "ports"),
             "status": {
-                name: {key: value for key, value in grid.get("status", {}).items() if key != "conditions"}
-                for name, grid in self.api.of("deploymentgrids").items()
+                f"{plural}/{name}": {
+                    key: value for key, value in grid.get("status", {}).items() if key != "conditions"
+                }
+                for plural in ("deploymentgrids", "statefulsetgrids", "daemonsetgrids")
+                for name, grid in self.api.of(plural).items()
             },
         }
 

@@ -124,7 +124,9 @@ class Memberships:
         meta = node.metadata
         try:
             if isinstance(step, Apply):
-                fields = {"labels": dict(step.labels), "annotations": dict(step.annotations)}
+                # An empty map would be a field that the owner has, and others conflict with.
+                maps = {"labels": dict(step.labels), "annotations": dict(step.annotations)}
+                fields = {name: values for name, values in maps.items() if values}
                 answer = await self._writer.apply_as(NODES, meta, fields, field_manager(step.owner))
                 done = "is no member any more" if not step.annotations else f"gets {_text(step)}"
                 log.info("Node %s: %s, by %s", meta.name, done, step.owner)

@@ -107,7 +107,7 @@ def _ready(total: int, ready: int, problems: Sequence[Problem]) -> _State:
 def _degraded(problems: Sequence[Problem]) -> _State:
     if not problems:
         return (False, "AsExpected", "all is as declared")
-    more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     message = problems[0].message
     limit = MAX_MESSAGE - len(more)
     return (True, problems[0].reason, (message if len(message) <= limit else message[: limit - 1] + "…") + more)

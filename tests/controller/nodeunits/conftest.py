@@ -81,6 +81,7 @@ class FakeApi:
             for key, value in obj["metadata"].get(kind, {}).items()
         }
         metadata = present["metadata"]
+        assert all(obj["metadata"].get(kind, True) for kind in ("labels", "annotations")), "an empty map is owned"
         for kind, key in wanted:
             there = metadata.get(kind, {}).get(key)
             mine = (kind, key) in owned.get(field_manager, set())

@@ -87,8 +87,7 @@ class Manager:
         self._metrics.watch_queue("units", lambda: len(queues.units))
         self._triggers.queues = queues
         self._triggers.add_all()
-        self._unit_triggers.queue = queues.units
-        self._unit_triggers.add_all()
+        self._unit_triggers.start(queues.units)
         log.info("working: %d workload grids, %d ServiceGrids, %d nodes", *self._cluster.counts())
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -104,7 +103,7 @@ class Manager:
                     self._unit_triggers.add_all()
         finally:
             self._triggers.queues = None
-            self._unit_triggers.queue = None
+            self._unit_triggers.stop()
             queues.shut_down()
 
     async def _grid(self, key: GridKey) -> float | None:

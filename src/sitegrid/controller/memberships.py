@@ -8,6 +8,7 @@ node as the former one left it, so a pass may be cut short anywhere. Nothing of 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -61,8 +62,20 @@ class Memberships:
         self._declarers: Declarers | None = None
         self._retries: dict[str, Retries] = {}
         self._problems: dict[Owner, dict[str, Problem]] = {}
+        self._own_problems: dict[Owner, Problem] = {}
+        self._unseen: set[str] = set()
         self.changed: Callable[[Owner], None] = lambda owner: None
         """Called when the problems of an owner are others than before."""
+
+    def start(self) -> None:
+        """Note that all nodes are about to be looked at, as at the beginning of leading."""
+        self._unseen = {node.metadata.name for node in self._cluster.nodes.list()}
+
+    def complete(self) -> bool:
+        """Tell whether every node has been looked at, so that `problems` are all that there are."""
+        if self._unseen:
+            self._unseen = {name for name in self._unseen if self._cluster.nodes.get("", name) is not None}
+        return not self._unseen
 
     def invalidate(self) -> None:
         """Note that NodeUnits or NodeGroups declare something else than before."""
@@ -78,7 +91,12 @@ class Memberships:
         """Return what is declared at present."""
         if self._declarers is None:
             cluster = self._cluster
-            self._declarers = Declarers(cluster.node_units.store.list(), cluster.node_groups.store.list())
+            found = Declarers(cluster.node_units.store.list(), cluster.node_groups.store.list())
+            self._declarers, former = found, self._own_problems
+            self._own_problems = found.problems
+            for owner in former.keys() | found.problems.keys():
+                if former.get(owner) != found.problems.get(owner):
+                    self.changed(owner)
         return self._declarers
 
     async def reconcile(self, name: str) -> float | None:
@@ -86,6 +104,14 @@ class Memberships:
 
         Raises ApiError (a conflict, when the node changed meanwhile, above all) and Unreachable.
         """
+        # Thousands of nodes in a row, most of which need no write, would otherwise keep everybody else waiting.
+        await asyncio.sleep(0)
+        try:
+            return await self._reconcile(name)
+        finally:
+            self._unseen.discard(name)
+
+    async def _reconcile(self, name: str) -> float | None:
         retries = self._retries.get(name) or Retries(clock=self._clock)
         for _ in range(MAX_STEPS):
             node = self._nodes.get("", name)

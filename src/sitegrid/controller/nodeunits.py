@@ -27,6 +27,8 @@ from sitegrid.grid.status import DEGRADED
 
 log = logging.getLogger(__name__)
 
+STARTING: Final = 1.0
+"""Seconds until the next try while not all nodes have been looked at: a status now would be taken back at once."""
 MIN_INTERVAL: Final = 3.0
 """Seconds between two writes of one object's status: it is for people, and there are thousands of them."""
 
@@ -70,6 +72,8 @@ class NodeUnits:
         if wanted and not found:
             await self._make(generated_node_unit(key, value, self._unit_name_taken(key, value)))
             return None
+        if not self._memberships.complete():
+            return STARTING
         grids = self._grids(key) if nodes else []
         waits = [await self._report_unit(node_unit, nodes, grids) for node_unit in kept]
         return max(waits, default=0.0) or None
@@ -85,6 +89,8 @@ class NodeUnits:
         if wanted and not found:
             await self._make(generated_node_group(key, self._group_name_taken(key)))
             return None
+        if not self._memberships.complete():
+            return STARTING
         grids, units = self._grids(key), self._cluster.units.by_node(key)
         nodes = [node for name in units if (node := self._cluster.nodes.get("", name)) is not None]
         waits = []

@@ -22,6 +22,8 @@ from sitegrid.kube.store import Store
 NODE: Final = "Node"
 DELAY: Final = 0.3
 """Seconds that a change waits for others like it before NodeUnits and NodeGroups are looked at."""
+DECLARED_DELAY: Final = 1.0
+"""Seconds that a change of what is declared waits for others, since every node is looked at for it."""
 
 
 class UnitTriggers:
@@ -31,7 +33,6 @@ class UnitTriggers:
         self._cluster = cluster
         self._memberships = memberships
         self.queue: WorkQueue[UnitKey] | None = None
-        """Where the keys go; None while this process does not lead."""
         memberships.changed = self._problems
         cluster.nodes.add_handler(self._node)
         cluster.node_units.store.add_handler(self._node_unit)
@@ -39,15 +40,25 @@ class UnitTriggers:
         for store in cluster.grid_stores():
             store.add_handler(self._grid)
 
+    def start(self, queue: WorkQueue[UnitKey]) -> None:
+        """Begin to lead: add everything that is observed to `queue`, and from now on what changes."""
+        self.queue = queue
+        self._memberships.start()
+        self.add_all()
+
+    def stop(self) -> None:
+        """Lead no more."""
+        self.queue = None
+
     def add_all(self) -> None:
-        """Add everything that is observed, as at the beginning of leading."""
-        self._add_nodes()
+        """Add everything that is observed."""
+        self._add_nodes(0.0)
         for key in {key for store in self._keyed() for key in store.index_values(KEY)}:
             self._add_key(key)
 
-    def _add_nodes(self) -> None:
+    def _add_nodes(self, delay: float) -> None:
         for node in self._cluster.nodes.list():
-            self._add(NODE, "", node.metadata.name, 0.0)
+            self._add(NODE, "", node.metadata.name, delay)
 
     def _add_key(self, key: str) -> None:
         """Add all units of `key`: those that there are, and those that some NodeUnit is for."""
@@ -101,7 +112,7 @@ class UnitTriggers:
         silent = all(node_unit is None or is_generated(node_unit) for node_unit in (old, new))
         if not silent or any(group.spec.selector is not None for group in self._cluster.node_groups.store.list()):
             self._memberships.invalidate()
-            self._add_nodes()
+            self._add_nodes(DECLARED_DELAY)
 
     def _node_group(self, old: NodeGroup | None, new: NodeGroup | None) -> None:
         group = new or old
@@ -110,7 +121,7 @@ class UnitTriggers:
         self._add_key(group.spec.grid_uniq_key)
         if not all(item is None or is_generated(item) for item in (old, new)):
             self._memberships.invalidate()
-            self._add_nodes()
+            self._add_nodes(DECLARED_DELAY)
 
     def _grid(self, old: Any, new: Any) -> None:
         """Look at the key of a grid that comes or goes; what else happens to it says nothing of units."""

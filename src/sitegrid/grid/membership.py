@@ -141,6 +141,8 @@ class Declarers:
         for name in spec.nodes:
             self._by_node.setdefault(name, []).append(unit)
         if not spec.nodes and spec.selector is None and spec.set_node != SetNode():
+            if not self._flows(owner, {spec.grid_uniq_key}, spec.set_node.labels):
+                return
             self._by_label[spec.grid_uniq_key, unit.unit] = unit
 
     def _add_group(self, group: NodeGroup, units: Iterable[NodeUnit]) -> None:

@@ -210,8 +210,7 @@ class Life:
         self.queue = Keys()
         self.triggers = UnitTriggers(cluster, self.memberships)
         self.sync()
-        self.triggers.queue = self.queue  # type: ignore[assignment]
-        self.triggers.add_all()
+        self.triggers.start(self.queue)  # type: ignore[arg-type]
 
     def time(self) -> float:
         """Return the fake time in seconds."""

@@ -235,6 +235,33 @@ async def test_node_of_two_units_is_reported(scene: Any, new_life: Make) -> None
     assert scene.reason("nodeunits", "two") == "AsExpected"
 
 
+async def test_mistake_of_one_object_repaired_in_another_is_reported(scene: Any, new_life: Make) -> None:
+    """What closes a circle is told so, and told when the other side of the circle is gone."""
+    scene.unit("a", selector={"matchLabels": {"rack": "b"}})
+    scene.unit("b", gridUniqKey="rack", selector={"matchLabels": {"zone": "a"}})
+    life = new_life(scene)
+    await life.until_rest()
+    assert scene.reason("nodeunits", "b") == "CircularSelector"
+    scene.unit("a", selector={"matchLabels": {"region": "east"}})
+    scene.node("n")
+    await life.until_rest()
+    assert scene.reason("nodeunits", "b") == "AsExpected"
+
+
+async def test_new_leader_takes_no_problem_back(scene: Any, new_life: Make) -> None:
+    """A status is not written before all nodes were looked at: conditions do not flap when another replica leads."""
+    scene.node("a", zone="elsewhere")
+    scene.unit("hz", nodes=["a"])
+    life = new_life(scene)
+    await life.until_rest()
+    writes = len(scene.api.writes)
+    other = new_life(scene, life.clock)
+    other.queue.keys = dict(sorted(other.queue.keys.items(), reverse=True))  # units before nodes
+    assert next(iter(other.queue.keys)).kind == "NodeUnit"
+    await other.until_rest()
+    assert len(scene.api.writes) == writes
+
+
 async def test_unknown_node_may_come_later(scene: Any, new_life: Make) -> None:
     """It is reported, and a member as soon as it is there."""
     scene.unit("hz", nodes=["late"])

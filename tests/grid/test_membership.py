@@ -65,6 +65,33 @@ def test_nodes_are_claimed_by_name_and_by_selector_once() -> None:
     assert declarers.claims(_node("d", region="west")) == []
 
 
+_requirements = st.builds(
+    lambda key, operator, values: LabelSelectorRequirement(
+        key, operator, values if operator in ("In", "NotIn") else []
+    ),
+    st.sampled_from(["a", "b"]),
+    st.sampled_from(["In", "NotIn", "Exists", "DoesNotExist"]),
+    st.lists(st.sampled_from(["1", "2"]), min_size=1, max_size=2, unique=True),
+)
+
+
+@given(
+    st.lists(_requirements, min_size=1, max_size=3),
+    st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from(["1", "2", "3"])),
+)
+def test_selector_finds_what_it_means(requirements: list[LabelSelectorRequirement], labels: dict[str, str]) -> None:
+    """A node is claimed once if every requirement holds, and not at all otherwise."""
+    declarers = Declarers([_unit("hz", selector=LabelSelector(match_expressions=requirements))], [])
+    holds = {
+        "In": lambda item: labels.get(item.key) in item.values,
+        "NotIn": lambda item: labels.get(item.key) not in item.values,
+        "Exists": lambda item: item.key in labels,
+        "DoesNotExist": lambda item: item.key not in labels,
+    }
+    wanted = all(holds[item.operator](item) for item in requirements)
+    assert len(declarers.claims(_node(**labels))) == int(wanted)
+
+
 def test_unit_without_members_sets_only_where_the_label_is() -> None:
     """A NodeUnit that names no members is about the nodes that carry its label, and puts the label nowhere."""
     declarers = Declarers([_unit("hz", set_node=SetNode(labels={"tier": "gold"}))], [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -157,6 +158,28 @@ def test_zero_grace_lets_go_at_once() -> None:
     server.settle([_claim(grace=0)])
     server.settle([], grace=0)
     assert server.node().metadata == ObjectMeta(name="n")
+
+
+def test_unit_that_names_no_node_any_more_lets_go_after_the_grace_period() -> None:
+    """Without `nodes` and `selector` it is about labels that others put, and not about those it has put itself."""
+    server = _Server({}, {}, [])
+    by_label = replace(_claim(labels={"tier": "gold"}), by_label=True, by_name=False)
+    server.settle([_claim(labels={"tier": "gold"})])
+    server.settle([by_label])
+    assert server.node().metadata.labels == {"zone": "hz", "tier": "gold"}
+    for step in server.plan([by_label], NOW + timedelta(seconds=600)).steps:
+        server.write(step)
+    server.settle([])
+    assert server.node().metadata == ObjectMeta(name="n")
+
+
+def test_node_labelled_by_hand_carries_what_is_set_until_the_label_goes() -> None:
+    """Of a NodeUnit that names no members; the label itself is never ours."""
+    server = _Server({"zone": "hz"}, {}, [])
+    server.settle([replace(_claim(labels={"tier": "gold"}), by_label=True, by_name=False)])
+    assert server.node().metadata.labels == {"zone": "hz", "tier": "gold"}
+    server.settle([], grace=0)
+    assert server.node().metadata == ObjectMeta(name="n", labels={"zone": "hz"})
 
 
 def test_node_named_by_another_unit_moves_at_once() -> None:

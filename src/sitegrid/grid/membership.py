@@ -81,7 +81,10 @@ class Declarers:
         self.grace = {Owner.of(item): item.spec.removal.grace_period_seconds for item in every}
         self._by_node: dict[str, list[NodeUnit]] = {}
         self._by_label: dict[UnitOfKey, NodeUnit] = {}
+        self._by_requirement: dict[tuple[str, str], list[tuple[NodeUnit, Matcher]]] = {}
+        """Selectors that want one of some values of a label, by each: of thousands a node is held against few."""
         self._by_selector: list[tuple[NodeUnit, Matcher]] = []
+        """All other selectors."""
         self._found: list[NodeGroup] = []
         self._grouped: list[tuple[NodeGroup, Mapping[str, frozenset[str]]]] = []
         self._flow = _Flow()
@@ -108,8 +111,9 @@ class Declarers:
         named = self._by_node.get(node.name, [])
         for unit in named:
             yield _claim(unit, by_name=True)
-        for unit, selector in self._by_selector:
-            if selector.matches(node.labels) and unit not in named:
+        selectors = [found for label in node.labels.items() for found in self._by_requirement.get(label, ())]
+        for unit, selector in (*selectors, *self._by_selector):
+            if selector.matches(node.labels) and not any(unit is other for other in named):
                 yield _claim(unit)
         if self._by_label:
             for label in node.labels.items():
@@ -137,13 +141,21 @@ class Declarers:
             reads = {requirement.key for requirement in selector.requirements}
             if not self._flows(owner, reads, sets):
                 return
-            self._by_selector.append((unit, selector))
+            self._add_selector(unit, selector)
         for name in spec.nodes:
             self._by_node.setdefault(name, []).append(unit)
         if not spec.nodes and spec.selector is None and spec.set_node != SetNode():
             if not self._flows(owner, {spec.grid_uniq_key}, spec.set_node.labels):
                 return
             self._by_label[spec.grid_uniq_key, unit.unit] = unit
+
+    def _add_selector(self, unit: NodeUnit, selector: Matcher) -> None:
+        wanted = next((requirement for requirement in selector.requirements if requirement.operator == "in"), None)
+        if wanted is None:
+            self._by_selector.append((unit, selector))
+            return
+        for value in wanted.values:
+            self._by_requirement.setdefault((wanted.key, value), []).append((unit, selector))
 
     def _add_group(self, group: NodeGroup, units: Iterable[NodeUnit]) -> None:
         spec, owner = group.spec, Owner.of(group)
@@ -218,7 +230,9 @@ def decide(
     by_key: dict[str, list[Claim]] = {}
     for claim in claims:
         if claim.by_label:
-            decision.won.append(claim)
+            # A label that it has put there itself is none of somebody else's: the node was dropped, and is leaving.
+            if claim.key not in held.get(claim.owner, {}):
+                decision.won.append(claim)
         else:
             by_key.setdefault(claim.key, []).append(claim)
     for key, contest in by_key.items():

@@ -31,18 +31,31 @@ CRDS = len([*(ROOT / "deploy" / "crds").glob("*.yaml")])
 TIMEOUT = 60.0
 """Seconds that a wanted state may take to come."""
 
-PATHS = {
-    "dg": "/apis/tkeedge.io/v1",
-    "sg": "/apis/tkeedge.io/v1",
-    "deployments": "/apis/apps/v1",
-    "replicasets": "/apis/apps/v1",
-    "services": "/api/v1",
-    "pods": "/api/v1",
-    "endpointslices": "/apis/discovery.k8s.io/v1",
-    "events": "/apis/events.k8s.io/v1",
-    "leases": "/apis/coordination.k8s.io/v1",
+OURS = "/apis/tkeedge.io/v1"
+RESOURCES = {
+    "dg": (OURS, "deploymentgrids"),
+    "ssg": (OURS, "statefulsetgrids"),
+    "dsg": (OURS, "daemonsetgrids"),
+    "sg": (OURS, "servicegrids"),
+    "deployments": ("/apis/apps/v1", "deployments"),
+    "statefulsets": ("/apis/apps/v1", "statefulsets"),
+    "daemonsets": ("/apis/apps/v1", "daemonsets"),
+    "replicasets": ("/apis/apps/v1", "replicasets"),
+    "services": ("/api/v1", "services"),
+    "pods": ("/api/v1", "pods"),
+    "endpointslices": ("/apis/discovery.k8s.io/v1", "endpointslices"),
+    "events": ("/apis/events.k8s.io/v1", "events"),
+    "events.events.k8s.io": ("/apis/events.k8s.io/v1", "events"),
+    "leases": ("/apis/coordination.k8s.io/v1", "leases"),
+    "pdb": ("/apis/policy/v1", "poddisruptionbudgets"),
+    "hpa": ("/apis/autoscaling/v2", "horizontalpodautoscalers"),
 }
-FULL_NAMES = {"dg": "deploymentgrids", "sg": "servicegrids"}
+CLUSTER_RESOURCES = {
+    "node": ("/api/v1", "nodes"),
+    "nodeunit": (OURS, "nodeunits"),
+    "nodegroup": (OURS, "nodegroups"),
+}
+"""Those without namespace."""
 
 Manifest = dict[str, Any]
 
@@ -193,16 +206,22 @@ class ControlPlane:
 
     def get(self, kind: str, name: str, namespace: str = "default") -> Manifest | None:
         """Return one object, None where there is none."""
-        path = f"{PATHS[kind]}/namespaces/{namespace}/{FULL_NAMES.get(kind, kind)}/{name}"
-        return self._http(path)
+        return self._http(f"{self._path(kind, namespace)}/{name}")
 
     def objects(self, kind: str, namespace: str, selector: str = "") -> list[Manifest]:
         """Return objects by label."""
         query = urllib.parse.urlencode({"labelSelector": selector})
-        found = self._http(f"{PATHS[kind]}/namespaces/{namespace}/{FULL_NAMES.get(kind, kind)}?{query}")
+        found = self._http(f"{self._path(kind, namespace)}?{query}")
         assert found is not None, kind
         items: list[Manifest] = found["items"]
         return items
+
+    @staticmethod
+    def _path(kind: str, namespace: str) -> str:
+        if kind in CLUSTER_RESOURCES:
+            return "/".join(CLUSTER_RESOURCES[kind])
+        api, plural = RESOURCES[kind]
+        return f"{api}/namespaces/{namespace}/{plural}"
 
     def audited(self) -> list[Manifest]:
         """Return every write of the controller so far, but for its Lease."""

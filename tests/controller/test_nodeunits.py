@@ -95,7 +95,7 @@ class Units:
 
     def mine(self, kind: str) -> dict[str, Manifest]:
         """Return the NodeUnits or NodeGroups of the test's key, by name."""
-        items = json.loads(self.plane.kubectl("get", kind, "-o", "json").stdout)["items"]
+        items = self.plane.objects(kind, "")
         return {item["metadata"]["name"]: item for item in items if item["spec"]["gridUniqKey"] == self.world.key}
 
     def writes(self) -> list[str]:

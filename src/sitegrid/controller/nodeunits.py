@@ -21,8 +21,9 @@ from sitegrid.controller.statuses import Statuses
 from sitegrid.controller.writer import Writer
 from sitegrid.grid.membership import Owner
 from sitegrid.grid.nodeunits import generated_node_group, generated_node_unit, is_generated
-from sitegrid.grid.nodeunitstatus import group_status, unit_status
+from sitegrid.grid.nodeunitstatus import group_status, runs_in, unit_status
 from sitegrid.grid.observed import Node
+from sitegrid.grid.overrides import Unit
 from sitegrid.grid.status import DEGRADED
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,8 @@ class NodeUnits:
             return None
         if not self._memberships.complete():
             return STARTING
-        grids = self._grids(key) if nodes else []
+        info = self._cluster.units.of(key).get(value)
+        grids = self._grids(key, info.unit) if info is not None and nodes else []
         waits = [await self._report_unit(node_unit, nodes, grids) for node_unit in kept]
         return max(waits, default=0.0) or None
 
@@ -165,13 +167,13 @@ class NodeUnits:
         names = self._cluster.units.nodes_of(key, value)
         return [node for name in names if (node := self._cluster.nodes.get("", name)) is not None]
 
-    def _grids(self, key: str) -> list[str]:
-        """Return the grids that use `key`, as their status names them."""
+    def _grids(self, key: str, unit: Unit | None = None) -> list[str]:
+        """Return the grids that use `key`, or that run in one unit of it, as a status names them."""
         return sorted(
             f"{grid.KIND} {grid.metadata.namespace}/{grid.metadata.name}"
             for store in self._cluster.grid_stores()
             for grid in store.by_index(KEY, key)
-            if not grid.metadata.deletion_timestamp
+            if not grid.metadata.deletion_timestamp and (unit is None or runs_in(grid, unit))
         )
 
     def _forget_gone(self, old: NodeUnit | NodeGroup | None, new: NodeUnit | NodeGroup | None) -> None:

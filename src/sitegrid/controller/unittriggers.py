@@ -124,9 +124,14 @@ class UnitTriggers:
             self._add_nodes(DECLARED_DELAY)
 
     def _grid(self, old: Any, new: Any) -> None:
-        """Look at the key of a grid that comes or goes; what else happens to it says nothing of units."""
+        """Look at the key of a grid that comes or goes, or chooses other units; all else is not about units."""
         grid = new or old
-        if old is None or new is None or old.metadata.deletion_timestamp != new.metadata.deletion_timestamp:
+        if (
+            old is None
+            or new is None
+            or old.metadata.deletion_timestamp != new.metadata.deletion_timestamp
+            or getattr(old.spec, "units", None) != getattr(new.spec, "units", None)
+        ):
             self._add_key(grid.spec.grid_uniq_key)
 
     def _problems(self, owner: Owner) -> None:

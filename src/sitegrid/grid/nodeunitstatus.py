@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
+from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.meta import timestamp
 from sitegrid.api.nodeunits import (
     MAX_LISTED,
@@ -21,8 +22,11 @@ from sitegrid.api.nodeunits import (
     NodeUnitStatus,
 )
 from sitegrid.api.status import Condition
+from sitegrid.api.workloads import WorkloadGrid
+from sitegrid.grid.blueprint import matcher_of
 from sitegrid.grid.membership import Owner
 from sitegrid.grid.observed import Node
+from sitegrid.grid.overrides import MatcherError, Unit
 from sitegrid.grid.problem import Problem
 from sitegrid.grid.setnode import is_leaving
 from sitegrid.grid.status import DEGRADED, READY
@@ -33,6 +37,18 @@ MAX_MESSAGE: Final = 1024
 
 _State = tuple[bool, str, str]
 """A condition's status, reason and message."""
+
+
+def runs_in(grid: WorkloadGrid | ServiceGrid, unit: Unit) -> bool:
+    """Tell whether the grid is for the unit; a ServiceGrid is for all. One that cannot be understood is for none."""
+    if isinstance(grid, ServiceGrid) or grid.spec.units is None:
+        return True
+    include, exclude = grid.spec.units.include, grid.spec.units.exclude
+    try:
+        included = include is None or matcher_of(include).matches(unit)
+        return included and not (exclude is not None and matcher_of(exclude).matches(unit))
+    except MatcherError:
+        return False
 
 
 def unit_status(

@@ -12,6 +12,7 @@ import pytest
 
 from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.nodeunits import NodeGroup, NodeUnit
+from sitegrid.api.workloads import DeploymentGrid
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.memberships import Memberships
 from sitegrid.controller.metrics import Metrics
@@ -204,6 +205,7 @@ class Life:
         self._stores: dict[str, tuple[Any, type[Any]]] = {
             "nodes": (cluster.nodes, Node),
             "servicegrids": (cluster.service_grids.store, ServiceGrid),
+            "deploymentgrids": (cluster.workloads["DeploymentGrid"].grids.store, DeploymentGrid),
             "nodeunits": (cluster.node_units.store, NodeUnit),
             "nodegroups": (cluster.node_groups.store, NodeGroup),
         }
@@ -287,6 +289,11 @@ class Scene:
             "servicegrids",
             {"metadata": {"name": name, "namespace": "shop"}, "spec": {"gridUniqKey": key, "template": {}}},
         )
+
+    def workload(self, name: str, **spec: Any) -> None:
+        """Put a DeploymentGrid of the key ``zone``."""
+        spec = {"gridUniqKey": "zone", "template": {}, **spec}
+        self.api.put("deploymentgrids", {"metadata": {"name": name, "namespace": "shop"}, "spec": spec})
 
     def unit(self, name: str, **spec: Any) -> None:
         """Put a NodeUnit as a user does."""

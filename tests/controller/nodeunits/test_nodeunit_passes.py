@@ -53,6 +53,24 @@ async def test_units_in_use_are_seen(scene: Any, new_life: Make) -> None:
     assert len(scene.api.writes) == 6
 
 
+async def test_grids_are_told_where_they_run(scene: Any, new_life: Make) -> None:
+    """A grid that leaves a unit out is not named by its NodeUnit, whether by name or by the NodeUnit's labels."""
+    _article(scene)
+    scene.unit("second", unit="nu2")
+    scene.workload("some", units={"exclude": {"names": ["nu2"]}})
+    life = new_life(scene)
+    await life.until_rest()
+    (other,) = (name for name in scene.api.of("nodeunits") if name != "second")
+    both = ["DeploymentGrid shop/some", "ServiceGrid shop/web"]
+    assert scene.api.of("nodeunits")[other]["status"]["grids"] == both
+    assert scene.api.of("nodeunits")["second"]["status"]["grids"] == ["ServiceGrid shop/web"]
+    scene.workload("some", units={"include": {"selector": {"matchLabels": {"zone": "nu2"}}}})
+    await life.until_rest()
+    assert scene.api.of("nodeunits")[other]["status"]["grids"] == ["ServiceGrid shop/web"]
+    assert scene.api.of("nodeunits")["second"]["status"]["grids"] == both
+    assert scene.api.of("nodegroups")["zone"]["status"]["grids"] == both
+
+
 async def test_unused_ones_go(scene: Any, new_life: Make) -> None:
     """A unit without nodes, and all of a key that no grid uses any more."""
     _article(scene)

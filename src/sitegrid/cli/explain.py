@@ -25,7 +25,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "explain",
         help="print what a grid makes for one unit, and why",
         description="Print the workload that a grid makes for one unit, with the rule that set each field which is "
-        "not as in the template. The YAML can be given to `kubectl diff -f -`.",
+        "not as in the template. The YAML can be given to `kubectl diff --server-side -f -`.",
     )
     parser.add_argument("grid", metavar="GRID", help="[KIND/]NAME, such as dg/web; a DeploymentGrid without KIND")
     parser.add_argument("unit", metavar="UNIT", help="the value of the grid's unique key on the unit's nodes")

@@ -51,7 +51,7 @@ def test_override_changes_its_unit_only(world: Any, wait_for: Any) -> None:
 
 def test_mistaken_overrides_stay_with_their_unit(world: Any) -> None:
     """Each kind of mistake is told for its unit, in a sentence; all other units are done."""
-    mistakes = {
+    mistakes: dict[str, tuple[dict[str, Any], str]] = {
         "selector": ({"selector": {"matchLabels": {"app": "x"}}}, "cannot change the selector"),
         "name": ({"metadata": {"name": "x"}}, "cannot change the object around it"),
         "pin": ({"template": {"spec": {"nodeSelector": {world.key: "good"}}}}, "cannot change where"),

@@ -7,10 +7,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import settings
 
 from sitegrid.api.meta import ObjectMeta
 from sitegrid.api.workloads import DeploymentGrid, WorkloadGrid
 from sitegrid.grid.observed import Workload
+
+# A loaded machine is slow now and then; a test that measures time finds that and nothing else.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 MakeGrid = Callable[..., WorkloadGrid]
 

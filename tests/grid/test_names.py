@@ -48,12 +48,12 @@ def test_units_never_share_a_name(kind: WorkloadKind, grid: str, first: str, sec
 
 
 @every_kind
-@given(grid=st.sampled_from(["grid", "a-b", "g" * 30]), value=_VALUES.map(lambda value: "X" + value[:40]))
+@given(grid=st.sampled_from(["g", "grid", "a-b"]), value=st.text("abzAZ_.-", max_size=20).map("Z{}Z".format))
 def test_name_made_for_one_unit_is_no_other_units_plain_name(kind: WorkloadKind, grid: str, value: str) -> None:
     """A unit whose value is another unit's slug and hash does not get that unit's child."""
     name = child_name(grid, value, max_length=kind.max_name, dots=kind.dotted_names)
     rest = name.removeprefix(f"{grid}-")
-    assume(rest not in (name, value) and len(rest) <= 63)
+    assert rest != name
     assert child_name(grid, rest, max_length=kind.max_name, dots=kind.dotted_names) != name
 
 

@@ -1,4 +1,4 @@
-"""StatefulSetGrid, DaemonSetGrid and overrides in a whole lab: real pods in every site; only what is meant changes."""
+"""StatefulSetGrid, DaemonSetGrid, overrides in a whole lab: real pods in every site; only what is meant changes."""
 
 from __future__ import annotations
 

@@ -187,7 +187,10 @@ class Memberships:
 
 
 def _digest(step: Step) -> str:
-    return short_hash(repr(step))
+    """Return what tells a step from others; the moment of a mark, which is another at every try, does not."""
+    if isinstance(step, Apply):
+        return short_hash(repr(step))
+    return short_hash(repr((sorted(step.annotations), step.taints)))
 
 
 def _text(step: Apply) -> str:

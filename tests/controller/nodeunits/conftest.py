@@ -42,6 +42,9 @@ class FakeApi:
         """By object and field manager, the labels and annotations that it applied."""
         self.writes: list[str] = []
         self.crash_after: int | None = None
+        self.refuse: Callable[[str, str], ApiError | None] = lambda verb, name: None
+        """What the API server says to a write, by verb and name; None lets it pass."""
+        self.refused = 0
         self._version = 0
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Manifest:
@@ -68,6 +71,7 @@ class FakeApi:
         """Apply a status, or labels and annotations, as one manager of several."""
         self._alive()
         plural, name = resource.plural, obj["metadata"]["name"]
+        self._may("apply", name)
         present = copy.deepcopy(self._found(plural, name))
         if present["metadata"]["uid"] != obj["metadata"]["uid"]:
             raise ApiError(409, "Conflict", "uid differs")
@@ -101,6 +105,7 @@ class FakeApi:
     async def patch(self, resource: Resource, name: str, patch: Manifest, namespace: str | None = None) -> Manifest:
         """Merge annotations and taints, with preconditions."""
         self._alive()
+        self._may("patch", name)
         found = copy.deepcopy(self._found(resource.plural, name))
         for field in ("uid", "resourceVersion"):
             if found["metadata"][field] != patch["metadata"][field]:
@@ -155,6 +160,11 @@ class FakeApi:
         if (plural, name) not in self.objects:
             raise ApiError(404, "NotFound", f"{plural} {name} not found")
         return self.objects[plural, name]
+
+    def _may(self, verb: str, name: str) -> None:
+        if (error := self.refuse(verb, name)) is not None:
+            self.refused += 1
+            raise error
 
     def _alive(self) -> None:
         if self.crash_after is not None and len(self.writes) >= self.crash_after:

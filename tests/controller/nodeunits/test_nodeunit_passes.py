@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from sitegrid.kube.errors import ApiError
+
 Make = Callable[..., Any]
 
 
@@ -323,6 +325,41 @@ async def test_found_units_follow_the_labels(scene: Any, new_life: Make) -> None
     await life.until_rest()
     assert scene.labels("b")["site"] == "east-1"
     assert [obj["spec"]["unit"] for obj in scene.api.of("nodeunits").values()] == ["east-1"]
+
+
+@pytest.mark.parametrize("verb", ["apply", "patch"])
+async def test_refused_write_is_reported_and_spaced_out(scene: Any, new_life: Make, verb: str) -> None:
+    """A node that the API server does not let us change stops no other, and is tried ever more seldom."""
+    scene.node("a")
+    scene.node("b")
+    scene.unit("hz", nodes=["a", "b"], setNode={"taints": [{"key": "edge", "effect": "NoExecute"}]})
+    error = ApiError(403, "Forbidden", "not allowed to")
+    scene.api.refuse = lambda what, name: error if (what, name) == (verb, "a") else None
+    life = new_life(scene)
+    await life.until_rest()
+    assert scene.labels("b") == {"zone": "hz"}
+    assert scene.reason("nodeunits", "hz") == "Forbidden"
+    for _ in range(100):
+        await life.later(1.0)
+    assert 4 <= scene.api.refused <= 12
+    scene.api.refuse = lambda what, name: None
+    await life.later(200)
+    assert scene.labels("a") == {"zone": "hz"}
+    assert scene.api.of("nodes")["a"]["spec"]["taints"]
+    assert scene.reason("nodeunits", "hz") == "AsExpected"
+
+
+async def test_refused_mark_is_spaced_out(scene: Any, new_life: Make) -> None:
+    """Although the moment that it notes is another one at every try."""
+    scene.node("a")
+    scene.unit("hz", nodes=["a"])
+    life = new_life(scene)
+    await life.until_rest()
+    scene.remove("nodeunits", "hz")
+    scene.api.refuse = lambda what, name: ApiError(403, "Forbidden", "not allowed to") if what == "patch" else None
+    for _ in range(100):
+        await life.later(1.0)
+    assert 4 <= scene.api.refused <= 12
 
 
 async def test_stale_store_writes_nothing_twice(scene: Any, new_life: Make) -> None:

@@ -97,6 +97,8 @@ class FakeApi:
     async def patch(self, resource: Resource, name: str, patch: Manifest, namespace: str | None = None) -> Manifest:
         """Merge patch of annotations or of templatePool, with its preconditions."""
         self._alive()
+        if (error := self.refuse("patch", name)) is not None:
+            raise error
         found = copy.deepcopy(self._found(resource.plural, name))
         metadata = patch["metadata"]
         for field in ("uid", "resourceVersion"):

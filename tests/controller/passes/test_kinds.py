@@ -145,3 +145,13 @@ async def test_replicas_are_released_before_they_are_given_up(scene: Any, new_co
     scene.workload("DeploymentGrid", autoscaling={"maxReplicas": 3})
     await controller.until_rest()
     assert scene.api.writes[writes : writes + 2] == ["release deployments web-one", "apply deployments web-one"]
+
+
+async def test_templates_that_cannot_be_deleted_stop_nothing(scene: Any, new_controller: Make) -> None:
+    """Where the right to change grids is missing, unused templates stay, and every unit is done."""
+    scene.node("a", "one")
+    scene.workload("DeploymentGrid", templatePool={"old": {}}, autoDeleteUnusedTemplate=True)
+    scene.api.refuse = lambda verb, name: ApiError(403, "Forbidden", "no") if verb == "patch" else None
+    await new_controller(scene).until_rest()
+    assert scene.api.of("deployments").keys() == {"web-one"}
+    assert scene.api.of("deploymentgrids")["web"]["status"]["unusedTemplates"] == ["old"]

@@ -216,6 +216,30 @@ def test_group_takes_units_of_other_keys() -> None:
     assert declarers.claims(_node(zone="bj")) == []
 
 
+def test_groups_that_take_each_others_units_are_circular() -> None:
+    """The younger one takes nothing, so that no label ever follows from itself."""
+    units = [_unit("hz", labels={"both": "yes"}), _unit("r1", grid_uniq_key="rack", labels={"both": "yes"})]
+    groups = [
+        _group("zones", 1, grid_uniq_key="zone", selector=_selector(both="yes")),
+        _group("racks", 2, grid_uniq_key="rack", selector=_selector(both="yes")),
+    ]
+    declarers = Declarers(units, groups)
+    assert {owner.token: problem.reason for owner, problem in declarers.problems.items()} == {
+        "racks": CIRCULAR_SELECTOR
+    }
+    assert [(claim.key, claim.value) for claim in declarers.claims(_node(rack="r1"))] == [("zone", "r1")]
+
+
+def test_node_of_two_units_that_a_group_takes_is_reported() -> None:
+    """One of them has it, and the group says which node is in both."""
+    units = [_unit("hz", labels={"both": "yes"}), _unit("r1", grid_uniq_key="rack", labels={"both": "yes"})]
+    declarers = Declarers(units, [_group("g", grid_uniq_key="site", selector=_selector(both="yes"))])
+    node = _node(zone="hz", rack="r1")
+    decision = decide(node, declarers.claims(node), {}, ())
+    assert [claim.value for claim in decision.won] == ["r1"]
+    assert [(claim.value, problem.reason) for claim, problem in decision.lost] == [("hz", NODE_IN_OTHER_UNIT)]
+
+
 _values = st.text("aB1-_.", min_size=1, max_size=70).filter(is_label_value)
 
 

@@ -125,7 +125,7 @@ def find_holds(
     """
     holds: dict[str, Hold] = {}
     for value in {unit_of_node[node] for node in reaches if node in unit_of_node}:
-        known = {node: reaches.get(node, _SETTLED) for node in units[value]}
+        known = {node: reaches.get(node, _SETTLED) for node in units[value].nodes}
         back = min((reach.since for reach in known.values() if not reach.away), default=None)
         for node, reach in known.items():
             if back is None:

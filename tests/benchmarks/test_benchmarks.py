@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from benchmarks.planning.__main__ import run as run_planning
 from benchmarks.wire.__main__ import run as run_wire
 

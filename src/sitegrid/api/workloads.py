@@ -111,8 +111,9 @@ class WorkloadGridSpec(Struct, rename="camel", frozen=True, kw_only=True):
     template: Annotated[
         dict[str, Any],
         template_field(
-            "The spec of the workload that each unit gets, as Kubernetes defines it. The unit's label, node "
-            "selector and tolerations of unreachable nodes are added to it, and $(unit.name), $(unit.key) and $(unit.values.NAME) are replaced in it."
+            "The spec of the workload that each unit gets, as Kubernetes defines it. The unit's label, node selector "
+            "and tolerations of unreachable nodes are added to it, and $(unit.name), $(unit.key) and "
+            "$(unit.values.NAME) are replaced in it."
         ),
     ]
     units: Annotated[

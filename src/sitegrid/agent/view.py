@@ -291,9 +291,13 @@ class View:
         return self._log_start + len(self._log)
 
     def expose_rv(self) -> int:
-        """Return the resourceVersion of the present state, to be told to a client."""
+        """Return the resourceVersion of the present state, to be told to a client.
+
+        Where the API server's last one stands for a place in the log that is forgotten, it is the next one: a client
+        could never resume from one that is 410, and would list for ever.
+        """
         sources = (self._plain, self._grid)
-        self._rv = max(self._rv, *(source.rv for source in sources if source is not None))
+        self._rv = max(self._rv, self._lost_rv + 1, *(source.rv for source in sources if source is not None))
         self._mark(self._rv)
         return self._rv
 
@@ -304,11 +308,13 @@ class View:
     def read(self, position: int) -> list[bytes]:
         """Return the rendered events since `position`, which is in the log, up to `end`.
 
-        Of several events of one grid object only the last is given, so that no state is sent that is over.
+        Of several events of one key, a grid's among them, only the last is given, so that no state is sent that is
+        over; its type says whether the client had the object at `position`.
         """
         events = self._log[position - self._log_start :]
         if len(events) < 2:
             return [event.data for event in events]
+        grid = {event.key for event in events if event.grid}
         first: dict[str, _Event] = {}
         last: dict[str, _Event] = {}
         for event in events:
@@ -316,13 +322,15 @@ class View:
             last[event.key] = event
         out = []
         for event in events:
-            if not event.grid:
+            if event.key not in grid:
                 out.append(event.data)
             elif event is last[event.key]:
-                if event.type == "MODIFIED" and first[event.key].type == "ADDED":
-                    out.append(self.key.codec.render_event(self.key.resource, "ADDED", event.item))
-                else:
+                # A deletion is told even of what came in between: who resumes may have heard of that already.
+                changed = "ADDED" if first[event.key].type == "ADDED" else "MODIFIED"
+                if event.type in ("DELETED", changed):
                     out.append(event.data)
+                else:
+                    out.append(self.key.codec.render_event(self.key.resource, changed, event.item))
         return out
 
     async def changed(self) -> None:

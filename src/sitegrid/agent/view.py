@@ -1,5 +1,7 @@
 """A view: what one kind of client request sees, merged from a grid's objects and everything else.
 
+A view of what is not guarded (it has an `identity`) is the plain source of that client's credential and nothing else.
+
 A view reads two sources. *plain* holds what is no grid's, filtered by the API server with the client's own selectors.
 *grid* holds unit slices of the node's units (or grid Services); they are shown with rewritten labels, and only then
 held against the client's selectors. Whatever happens (an event, a relist, a relabelled node), the view works out anew
@@ -45,9 +47,15 @@ class ViewKey(NamedTuple):
     labels: str
     fields: str
     codec: Codec
+    identity: str = ""
+    """Whose credential it is read with; empty for what is guarded, which is read with the agent's."""
 
     def plain_source(self) -> SourceKey:
         """Return what to ask the API server for: the client's selection without anything of a grid."""
+        if self.identity:
+            return SourceKey(
+                self.resource, self.namespace, self.labels, self.fields, self.codec, identity=self.identity
+            )
         labels = f"{self.labels},!{GRID_UNIQ_KEY}" if self.labels else f"!{GRID_UNIQ_KEY}"
         return SourceKey(self.resource, self.namespace, labels, self.fields, self.codec)
 
@@ -134,6 +142,9 @@ class View:
     # What the node and the sources tell.
     def units_changed(self) -> None:
         """Select for the node's present units: what is not theirs goes now, what is new comes with its source."""
+        if self.key.identity:
+            self._become_ready()
+            return
         if not self._node.known:
             return
         if self.ready:
@@ -175,7 +186,8 @@ class View:
         self._become_ready()
 
     def _become_ready(self) -> None:
-        if not self.ready and self._node.known and self._plain.synced and self._next_grid is None:
+        known = self._node.known or bool(self.key.identity)
+        if not self.ready and known and self._plain.synced and self._next_grid is None:
             self.ready = True
             keys = set(self._plain.objects)
             if self._grid is not None:
@@ -197,6 +209,8 @@ class View:
         """Return what a client should see under `key`."""
         codec = self.key.codec
         plain = self._plain.objects.get(key)
+        if self.key.identity:
+            return plain
         if plain is not None and of_grid(codec.labels(plain)):
             plain = None
         grid = self._grid.objects.get(key) if self._grid is not None else None
@@ -244,6 +258,8 @@ class View:
 
     def _last_state(self, old: Item, deleted: Item | None) -> Item:
         """Return what a DELETED event shows: the API server's last state, unless that is a grid's."""
+        if deleted is not None and self.key.identity:
+            return deleted
         if deleted is None or isinstance(old, _GridItem) or of_grid(self.key.codec.labels(deleted)):
             return old
         return deleted
@@ -339,20 +355,20 @@ class View:
         self._waiters.append(waiter)
         await waiter
 
-    async def wait_ready(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds for the first complete state; a refusal ends the wait."""
+    async def wait_ready(self, timeout: float, hopeless: Callable[[], bool]) -> bool:
+        """Wait at most `timeout` seconds for the first complete state; a refusal or no hope for it end the wait."""
         try:
             async with asyncio.timeout(timeout):
-                while not self.ready and self.refusal is None:
+                while not self.ready and self.refusal is None and not hopeless():
                     await self.changed()
         except TimeoutError:
             return False
-        return self.ready
+        return self.ready and self.refusal is None
 
     @property
     def refusal(self) -> Refused | None:
         """Return why the API server does not answer what the client asks for."""
-        return self._plain.refusal
+        return self._plain.refusal if not self._plain.synced else None
 
     # Lists.
     def sorted_items(self) -> list[Item]:

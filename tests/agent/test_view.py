@@ -208,3 +208,26 @@ def test_a_source_that_is_not_synced_makes_no_view() -> None:
     unsynced.synced = False
     view = View(stage.view.key, stage.node, lambda key: unsynced, lambda source: None)  # type: ignore[arg-type, return-value]
     assert not view.ready
+
+
+def test_a_version_of_an_agent_before_is_not_resumed_from() -> None:
+    """A fresh view deletes what a client has under an old version: that version stands for no place in its log."""
+    stage = Stage()
+    stage.plain.put(_item("p", 90))
+    fresh = View(stage.view.key, stage.node, stage._acquire, lambda source: None)  # type: ignore[arg-type]
+    stage.grid.put(_item("g", 80, "zone.u1"))
+    fresh.expose_rv()
+    assert fresh.position(80) is None
+    stage.node.units = frozenset()
+    fresh.units_changed()
+    assert "ns/g" not in fresh.items
+    assert fresh.position(80) is None
+
+
+def test_nobody_resumes_from_a_view_that_has_told_nothing() -> None:
+    """Before the first LIST of a view, whoever wants to resume was told by an agent before this one."""
+    stage = Stage()
+    stage.plain.put(_item("p", 90))
+    assert stage.view.position(90) is None
+    rv = stage.view.expose_rv()
+    assert stage.view.position(rv) is not None

@@ -10,7 +10,8 @@ order in which the two sources speak does not matter.
 
 What clients were told is kept in a bounded log. resourceVersions of the two streams are not in order, so a client
 that resumes from one is served from the *earliest* place in the log at which it can have seen it: it may hear
-something again, it never misses anything. A resourceVersion that is not in the log is 410, and the client lists anew.
+something again, it never misses anything. A resourceVersion that is not in the log, or older than the view, is 410,
+and the client lists anew.
 
 Of a grid's slices only the present state is ever sent, also from the log, and a deleted one without its endpoints.
 
@@ -119,7 +120,9 @@ class View:
         self._log_start = 0
         self._marks: dict[int, int] = {}
         self._lost_rv = 0
+        self._first_rv = 0
         self._rv = 0
+        self._told = False
         self._snapshots: dict[str, tuple[int, list[Item]]] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._grid: Source | None = None
@@ -176,7 +179,7 @@ class View:
     def source_changed(self, source: Source, key: str, deleted: Item | None) -> None:
         """Object `key` of a source changed."""
         if self.ready and source is not self._next_grid:
-            self._refresh((key,), deleted if source is self._plain else None)
+            self._refresh((key,), deleted)
             self._wake()
 
     def source_progressed(self, source: Source) -> None:
@@ -196,6 +199,7 @@ class View:
                 item = self._visible(key)
                 if item is not None:
                     self._remember(key, item)
+            self._first_rv = max([self.rv, *(item.rv for item in self.items.values())])
         self._wake()
 
     def _wake(self) -> None:
@@ -242,7 +246,7 @@ class View:
             self._grid_keys.discard(key)
 
     def _refresh(self, keys: Iterable[str], deleted: Item | None = None) -> None:
-        """Work out `keys` anew and log what changed; `deleted` is the last state of a plain object that went."""
+        """Work out `keys` anew and log what changed; `deleted` is the last state of an object that went."""
         for key in keys:
             old = self.items.get(key)
             new = self._visible(key)
@@ -257,12 +261,14 @@ class View:
                 self._append("DELETED", key, self._last_state(old, deleted))
 
     def _last_state(self, old: Item, deleted: Item | None) -> Item:
-        """Return what a DELETED event shows: the API server's last state, unless that is a grid's."""
-        if deleted is not None and self.key.identity:
-            return deleted
-        if deleted is None or isinstance(old, _GridItem) or of_grid(self.key.codec.labels(deleted)):
+        """Return what a DELETED event shows: the API server's last state, where that is of the same kind as `old`."""
+        if deleted is None:
             return old
-        return deleted
+        if self.key.identity:
+            return deleted
+        if isinstance(old, _GridItem):
+            return self._shown(deleted) or old
+        return old if of_grid(self.key.codec.labels(deleted)) else deleted
 
     # The log.
     def _append(self, event_type: str, key: str, item: Item) -> None:
@@ -274,7 +280,9 @@ class View:
         self._log.append(_Event(event_type, key, item, grid, data))
         self._log_bytes += len(data)
         self._rv = max(self._rv, item.rv)
-        self._mark(item.rv)
+        if item.rv > self._first_rv:
+            # Who saw an older version saw it before this view was there, and has not heard of what was in between.
+            self._mark(item.rv)
         if len(self._log) > LOG_EVENTS or self._log_bytes > LOG_BYTES:
             self._trim()
         self._wake()
@@ -306,20 +314,30 @@ class View:
         """Return the place behind the last event."""
         return self._log_start + len(self._log)
 
-    def expose_rv(self) -> int:
-        """Return the resourceVersion of the present state, to be told to a client.
+    @property
+    def rv(self) -> int:
+        """Return the resourceVersion of the present state.
 
         Where the API server's last one stands for a place in the log that is forgotten, it is the next one: a client
         could never resume from one that is 410, and would list for ever.
         """
         sources = (self._plain, self._grid)
-        self._rv = max(self._rv, self._lost_rv + 1, *(source.rv for source in sources if source is not None))
+        return max(self._rv, self._lost_rv + 1, *(source.rv for source in sources if source is not None))
+
+    def expose_rv(self) -> int:
+        """Return the resourceVersion of the present state, to be told to a client that has that state."""
+        self._rv = self.rv
+        self._told = True
         self._mark(self._rv)
         return self._rv
 
     def position(self, rv: int) -> int | None:
-        """Return where a client that has seen `rv` has to go on; None when that is not known (any more)."""
-        return self._marks.get(rv)
+        """Return where a client that has seen `rv` has to go on; None when that is not known (any more).
+
+        Until this view has told anybody its state, whoever comes was told by an agent before this one, which may have
+        known less of one source under the same resourceVersion.
+        """
+        return self._marks.get(rv) if self._told else None
 
     def read(self, position: int) -> list[bytes]:
         """Return the rendered events since `position`, which is in the log, up to `end`.

@@ -26,7 +26,9 @@ from sitegrid.agent.http import Body, Disconnected, Request
 from sitegrid.agent.hub import Hub
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.server import Server
+from sitegrid.agent.source import Source, SourceKey, Stored
 from sitegrid.agent.upstream import UpstreamError
+from sitegrid.agent.wan import Wan
 from sitegrid.wire.selectors import LabelSelector
 
 SLICES: Final = "/apis/discovery.k8s.io/v1/endpointslices"
@@ -317,6 +319,7 @@ class Network:
         self.wires: set[Wire] = set()
         self.arrived: dict[Any, dict[Key, Obj]] = {}
         """What the agent has been told, by request: a model of its sources."""
+        self.wan = Wan()
         self.fetched: list[Obj] = []
         """What single GETs have answered."""
         self._waiters: list[asyncio.Future[None]] = []
@@ -387,13 +390,24 @@ class Network:
         self._waiters.append(waiter)
         await waiter
 
-    async def open(self, method: str, target: str, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> Wire:
+    async def open(
+        self,
+        method: str,
+        target: str,
+        headers: Iterable[tuple[str, str]],
+        *,
+        as_agent: bool,
+        background: bool = False,
+    ) -> Wire:
         """Connect and send a request, as `Upstream.open` does."""
-        if self.refusing:
-            raise UpstreamError("refused")
+        if self.wan.down and not background:
+            raise UpstreamError("down")
         if self.cut:
-            await asyncio.sleep(10)
-            raise UpstreamError("no answer in time")
+            await asyncio.sleep(10 if background else self.wan.patience)
+        if self.cut or self.refusing:
+            self.wan.lost("no connection")
+            raise UpstreamError("no connection")
+        self.wan.reached(0.01)
         wire = Wire(self, target, dict(headers)["Accept"])
         self.wires.add(wire)
         if wire.only is not None:
@@ -741,6 +755,25 @@ def decode_events(asks: Asks, data: bytes) -> tuple[list[Event], bytes]:
     return events, data
 
 
+class MemoryDisk:
+    """Stands for `sitegrid.agent.disk.Disk`: what is kept is there at once."""
+
+    def __init__(self) -> None:
+        self._kept: dict[SourceKey, Stored] = {}
+
+    def load(self, key: SourceKey) -> Stored | None:
+        """Return what was kept of a source."""
+        stored = self._kept.get(key)
+        return Stored(dict(stored.objects), stored.rv) if stored is not None else None
+
+    def keep(self, source: Source) -> None:
+        """Keep a source's state, or forget it."""
+        if source.synced:
+            self._kept[source.key] = Stored(dict(source.objects), source.rv)
+        else:
+            self._kept.pop(source.key, None)
+
+
 class Simulation:
     """One site: API server, agent and clients, and the oracle over them."""
 
@@ -755,14 +788,17 @@ class Simulation:
         self.clients = [Client(self, asks) for asks in CLIENTS]
 
     # The agent.
-    def start_agent(self) -> None:
-        """Start an agent that knows nothing."""
-        self.network.arrived.clear()
+    def start_agent(self, disk: MemoryDisk | None = None) -> None:
+        """Start an agent that knows nothing, or what is on `disk`."""
+        if disk is None:
+            self.network.arrived.clear()
+        self.disk = disk or MemoryDisk()
         self.network.fetched.clear()
+        self.network.wan = Wan()
 
         async def start() -> None:
             metrics = Metrics()
-            self.hub = Hub("n1", self.network, metrics)  # type: ignore[arg-type]
+            self.hub = Hub("n1", self.network, metrics, self.disk)  # type: ignore[arg-type]
             self.server = Server(self.hub, self.network, metrics)  # type: ignore[arg-type]
 
         self.loop.run_until_complete(start())

@@ -61,6 +61,7 @@ class Disk:
             self._directory.written_at = max(self._directory.written_at, float(document.metadata.get("at", "0")))
         self._used: set[str] = set()
         self._salt = self._load_salt()
+        metrics.follow("snapshots_unwritten", lambda: self._snapshotter.unwritten)
         metrics.follow("snapshot_bytes", self._directory.size)
         metrics.follow("snapshot_timestamp_seconds", lambda: self._directory.written_at)
 

@@ -28,6 +28,7 @@ _HELP: Final = {
     "units": "Units that this node belongs to.",
     "wan_down": "1 while the API server cannot be reached.",
     "snapshot_failures_total": "Snapshots that could not be written or used, by reason.",
+    "snapshots_unwritten": "Snapshots that the disk does not have as they are; above 0 for long, the disk fails.",
     "snapshot_bytes": "Bytes of all snapshots on the disk.",
     "snapshot_timestamp_seconds": "When a snapshot was last written, in Unix time; 0 without one.",
 }

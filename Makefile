@@ -1,5 +1,7 @@
 # Everything runs from the environment .venv, which `make setup` makes; every target makes it when it is missing.
 SHELL := /bin/bash
+# An ordinary user's PATH often lacks the administrator's commands (ip, nft).
+export PATH := $(if $(PATH),$(PATH),/usr/local/bin:/usr/bin:/bin):/usr/local/sbin:/usr/sbin:/sbin
 VENV := .venv
 STAMP := $(VENV)/.installed
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,29 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly or not any(item.get_closest_marker("cluster") for item in session.items):
         return
     try:
-        ensure_binaries(progress=_say)
+        programs = ensure_binaries(progress=_say)
     except LabError as error:
         session.config.stash[_failure] = str(error)
+    else:
+        _offer(session.config, programs)
+
+
+def _offer(config: pytest.Config, programs: Mapping[str, Path]) -> None:
+    """Put links to all programs into one folder and name it, for tests that run single parts of the control plane."""
+    folder = tempfile.TemporaryDirectory(prefix="sitegrid-programs-")
+    for name, path in programs.items():
+        (Path(folder.name) / name).symlink_to(path)
+    previous = os.environ.get("KUBEBUILDER_ASSETS")
+    os.environ["KUBEBUILDER_ASSETS"] = folder.name
+
+    def withdraw() -> None:
+        if previous is None:
+            del os.environ["KUBEBUILDER_ASSETS"]
+        else:
+            os.environ["KUBEBUILDER_ASSETS"] = previous
+        folder.cleanup()
+
+    config.add_cleanup(withdraw)
 
 
 @pytest.fixture(scope="session")

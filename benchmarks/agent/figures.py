@@ -16,11 +16,11 @@ OWN_EVENT: Final = 50e-6
 NOTHING: Final = 1e-6
 """CPU seconds per event for other units: less than it takes to receive one."""
 NO_BYTES: Final = 1.0
-"""Bytes per change in another unit: the bookmarks of a handful of watches, shared among thousands of changes."""
+"""Bytes per change in another unit: bookmarks of a handful of watches come when they like, at rest or later."""
 
 _NOTES: Final = (
-    "WAN bytes are counted at the node's link, both ways, with TLS and packet headers. Of changes in other units",
-    "only the bookmarks of the open watches remain, about one a minute each.",
+    "WAN bytes are counted at the node's link, both ways, with TLS and packet headers. Those of changes in other",
+    "units are what goes beyond the cost of open connections at rest: keepalives, and a bookmark a minute per watch.",
     "kube-proxy's CPU includes its `nft` children.",
     "Change to rule: from the write of the slice that the node reads to the kernel's announcement of the rule.",
 )
@@ -35,6 +35,7 @@ def report(scale: Scale, straight: Straight, behind: Behind) -> Report:
         Figure(
             "WAN bytes per change, other unit", "B", straight.other.bytes, behind.other.bytes, at_most(NO_BYTES, "0")
         ),
+        Figure("WAN bytes at rest, per minute", "B", straight.start.rest * 60, behind.start.rest * 60),
         Figure("CPU at start, kube-proxy (+ agent)", "s", straight.start.cpu, behind.start.cpu),
         Figure("CPU per change, own unit", "s", straight.own.cpu, behind.own.cpu),
         Figure("CPU per change, other unit", "s", straight.other.cpu, behind.other.cpu),
@@ -53,14 +54,9 @@ def report(scale: Scale, straight: Straight, behind: Behind) -> Report:
             at_most(OWN_EVENT, "<= 50 us"),
         ),
         Figure("memory of kube-proxy", "B", straight.start.proxy_memory, behind.start.proxy_memory),
-        Figure("memory of the agent", "B", None, behind.start.agent_memory, at_most(AGENT_MEMORY, "<= 30 MB")),
-        Figure(
-            "  with CoreDNS too, after the bursts",
-            "B",
-            None,
-            behind.final_agent_memory,
-            at_most(AGENT_MEMORY, "<= 30 MB"),
-        ),
+        _agent_memory("memory of the agent", behind.start.agent_memory),
+        _agent_memory("  after the bursts", behind.busy_agent_memory),
+        _agent_memory("  after the bursts, CoreDNS attached too", behind.full_agent_memory),
         Figure("memory of kube-proxy (+ agent)", "B", straight.start.memory, behind.start.memory, smaller()),
         Figure("peak memory of kube-proxy", "B", straight.start.proxy_peak, behind.start.proxy_peak),
         Figure("kube-proxy's start to rules", "s", straight.start.seconds, behind.start.seconds),
@@ -74,3 +70,7 @@ def report(scale: Scale, straight: Straight, behind: Behind) -> Report:
         judged=scale == Scale(),
         context={"scale": asdict(scale), "straight": asdict(straight), "behind": asdict(behind)},
     )
+
+
+def _agent_memory(name: str, memory: int) -> Figure:
+    return Figure(name, "B", None, memory, at_most(AGENT_MEMORY, "<= 30 MB"))

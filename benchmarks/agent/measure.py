@@ -31,12 +31,14 @@ class Effort:
     """Single changes that a figure is the mean (of times: the median) of."""
     settle: float
     """Seconds between the last rule and the reading of memory and bytes: what follows a sync belongs to it."""
+    rest: float
+    """Seconds of doing nothing."""
     foreign_burst: int
     own_burst: int
 
 
-FULL: Final = Effort(changes=15, settle=5.0, foreign_burst=10_000, own_burst=2_000)
-QUICK: Final = Effort(changes=3, settle=1.0, foreign_burst=200, own_burst=40)
+FULL: Final = Effort(changes=15, settle=5.0, rest=20.0, foreign_burst=10_000, own_burst=2_000)
+QUICK: Final = Effort(changes=3, settle=1.0, rest=1.0, foreign_burst=200, own_burst=40)
 """For sizes whose figures are not judged."""
 
 Progress = Callable[[str], None]
@@ -68,6 +70,8 @@ class Start:
     cpu: float
     seconds: float
     """From kube-proxy's start until all rules are there."""
+    rest: float
+    """Bytes per second on the WAN when nothing changes."""
     proxy_memory: int
     proxy_peak: int
     agent_memory: int = 0
@@ -101,7 +105,9 @@ class Behind:
     """The agent's CPU seconds for one event of a burst for its own unit."""
     agent_bytes_at_start: float
     """What the agent itself read at start, by its own count: bodies, without HTTP, TLS and packet headers."""
-    final_agent_memory: int
+    busy_agent_memory: int
+    """After the bursts."""
+    full_agent_memory: int
     """After the bursts, with CoreDNS attached as well."""
 
 
@@ -144,14 +150,25 @@ class Measurement:
             side, meters, world, lambda _: stage.own_unit, stage.write_source, stage.write_unit_slice
         )
         agent = meters[0]
-        other, burst_events, burst_cpu = await self._foreign(side, meters, world)
+        other, burst_events, burst_cpu = await self._foreign(side, meters, world, start.rest)
         own_event_cpu = await self._own_burst(side, agent, world)
         if foreign := world.foreign(side.endpoints(), stage.own_unit):
             raise StageError(f"{side.node} had rules for {len(foreign)} endpoints of other units: {foreign[:5]}")
+        busy_agent_memory = agent.memory()
         side.start("coredns")
         side.wait_coredns()
         await asyncio.sleep(self._effort.settle)
-        return Behind(start, own, other, burst_events, burst_cpu, own_event_cpu, read_at_start, agent.memory())
+        return Behind(
+            start=start,
+            own=own,
+            other=other,
+            burst_events=burst_events,
+            burst_cpu=burst_cpu,
+            own_event_cpu=own_event_cpu,
+            agent_bytes_at_start=read_at_start,
+            busy_agent_memory=busy_agent_memory,
+            full_agent_memory=agent.memory(),
+        )
 
     # --- steps ---
 
@@ -174,10 +191,14 @@ class Measurement:
             listed=listed,
             cpu=sum(meter.cpu() for meter in meters),
             seconds=seconds,
+            rest=0.0,
             proxy_memory=proxy.memory(),
             proxy_peak=proxy.peak_memory(),
             agent_memory=meters[0].memory() if agent else 0,
         )
+        before, began = side.wan_bytes(), time.monotonic()
+        await asyncio.sleep(self._effort.rest)
+        start.rest = (side.wan_bytes() - before) / (time.monotonic() - began)
         return start, meters
 
     async def _changes(
@@ -204,26 +225,30 @@ class Measurement:
         cost.cpu = (sum(meter.cpu() for meter in meters) - cpu_before) / self._effort.changes
         return cost
 
-    async def _foreign(self, side: Side, meters: list[Meter], world: World) -> tuple[Cost, int, float]:
-        """Change endpoints of other units: singly as the control plane does, then a burst of unit slices."""
+    async def _foreign(self, side: Side, meters: list[Meter], world: World, rest: float) -> tuple[Cost, int, float]:
+        """Change endpoints of other units: singly as the control plane does, then a burst of unit slices.
+
+        Bytes are those beyond what the open watches cost at `rest`, in bytes per second.
+        """
         stage, agent = self._stage, meters[0]
         burst = self._effort.foreign_burst
         self._progress(f"changing {burst} endpoints of other units")
-        bytes_before, cpu_before = side.wan_bytes(), [meter.cpu() for meter in meters]
+        bytes_before, cpu_before, began = side.wan_bytes(), [meter.cpu() for meter in meters], time.monotonic()
         for number in range(self._effort.changes):
             change = world.replace_pod(world.names[number % len(world.names)], self._other_unit(number))
             await stage.write_source(change)
             await stage.write_unit_slice(change)
         before = agent.cpu()
-        await stage.write_burst(
+        await stage.write_foreign_burst(
             world.replace_pod(world.names[number % len(world.names)], self._other_unit(number // len(world.names)))
             for number in range(burst)
         )
         await asyncio.sleep(GAP)
         burst_cpu = agent.cpu() - before
         events = self._effort.changes + burst
+        idle = rest * (time.monotonic() - began)
         cost = Cost(
-            (side.wan_bytes() - bytes_before) / events,
+            max(0.0, side.wan_bytes() - bytes_before - idle) / events,
             (sum(meter.cpu() for meter in meters) - sum(cpu_before)) / events,
         )
         return cost, burst, burst_cpu

@@ -30,6 +30,7 @@ from sitegrid.kube.config import load_config
 from sitegrid.kube.resources import ENDPOINTSLICES, SERVICES
 from sitegrid.lab.lab import Lab
 from sitegrid.lab.sites import Node, Sites
+from sitegrid.wire.labels import UNIT, unit_id
 
 T = TypeVar("T")
 
@@ -230,11 +231,21 @@ class Stage:
         return await self._write_sources(World(self.scale, closed=False))
 
     async def write_grid(self) -> World:
-        """Write the same cluster as sitegrid has it: closed Services, their slices, and the unit slices."""
+        """Write the same cluster as sitegrid has it: closed Services, their slices, and the unit slices.
+
+        Those of the own unit are applied, as the controller does it. Nobody here ever receives the others, and a
+        plain create takes the API server less than half as long.
+        """
         world = await self._write_sources(World(self.scale, closed=True))
         unit_slices = [item for name in world.names for item in world.unit_slices(name)]
         self._progress(f"writing {len(unit_slices)} unit slices")
-        await self._all(self._apply(item, force=False) for item in unit_slices)
+        own = unit_id(KEY, World.unit(self.own_unit))
+        await self._all(
+            self._apply(item, force=False)
+            if item["metadata"]["labels"][UNIT] == own
+            else self.api.create(ENDPOINTSLICES, item, field_manager=FIELD_MANAGER)
+            for item in unit_slices
+        )
         return world
 
     async def _write_sources(self, world: World) -> World:
@@ -262,17 +273,24 @@ class Stage:
 
     async def write_source(self, change: Change) -> None:
         """Write a Service's own slice after a change, as the endpointslice controller does."""
-        metadata = change.source["metadata"]
-        path = ENDPOINTSLICES.path(metadata["namespace"], metadata["name"])
-        await self.api.request("PUT", path, params={"fieldManager": _KUBERNETES}, body=change.source)
+        await self._replace(change.source, _KUBERNETES)
 
     async def write_unit_slice(self, change: Change) -> None:
         """Write a unit slice after a change, as sitegrid's controller does."""
         await self._apply(change.unit_slice, force=True)
 
     async def write_burst(self, changes: Iterable[Change]) -> None:
-        """Write unit slices as fast as the API server takes them."""
+        """Write unit slices of the own unit as fast as the API server takes them."""
         await self._all(self.write_unit_slice(change) for change in changes)
+
+    async def write_foreign_burst(self, changes: Iterable[Change]) -> None:
+        """Write unit slices of others as fast as the API server takes them, which is faster without apply."""
+        await self._all(self._replace(change.unit_slice, FIELD_MANAGER) for change in changes)
+
+    async def _replace(self, item: Manifest, manager: str) -> None:
+        metadata = item["metadata"]
+        path = ENDPOINTSLICES.path(metadata["namespace"], metadata["name"])
+        await self.api.request("PUT", path, params={"fieldManager": manager}, body=item)
 
     async def _apply(self, item: Manifest, *, force: bool) -> None:
         await self.api.apply(ENDPOINTSLICES, item, field_manager=FIELD_MANAGER, force=force)

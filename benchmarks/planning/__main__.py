@@ -10,22 +10,23 @@ from typing import Any, Final
 
 from benchmarks.report import Figure, Report, add_output_argument, fewer, publish
 from benchmarks.timing import best
-from sitegrid.api.grids import DeploymentGrid, DeploymentGridSpec
 from sitegrid.api.meta import ManagedMeta, ObjectMeta
+from sitegrid.api.workloads import DeploymentGrid, DeploymentGridSpec
 from sitegrid.grid.applied import Verdicts
+from sitegrid.grid.blueprint import Blueprint
 from sitegrid.grid.kinds import DEPLOYMENT
 from sitegrid.grid.observed import (
-    Deployment,
     Endpoint,
     EndpointConditions,
     EndpointPort,
     EndpointSlice,
     ObjectReference,
     Service,
+    Workload,
 )
-from sitegrid.grid.plan import Create, Plan, WantedCache, plan_workloads
+from sitegrid.grid.plan import Create, Observed, Plan, plan_workloads
 from sitegrid.grid.slices import manifest, unchanged, wanted_slices
-from sitegrid.grid.units import Units, find_units
+from sitegrid.grid.units import Units, units_of
 
 KEY: Final = "site"
 UNITS: Final = 1000
@@ -51,7 +52,7 @@ _TEMPLATE: Final[dict[str, Any]] = {
 }
 
 
-class Workload:
+class Grid:
     """A DeploymentGrid over `count` units, before and after its children were made."""
 
     def __init__(self, count: int) -> None:
@@ -59,22 +60,22 @@ class Workload:
             metadata=ObjectMeta(name="shop", namespace="default", uid="grid", generation=1),
             spec=DeploymentGridSpec(grid_uniq_key=KEY, template=_TEMPLATE),
         )
-        self._units: Units = find_units(((f"node-{n:04d}", {KEY: f"site-{n:04d}"}) for n in range(count)), KEY)
-        self._cache = WantedCache()
+        self._units: Units = units_of(KEY, ((f"node-{n:04d}", {KEY: f"site-{n:04d}"}) for n in range(count)))
+        self._blueprint = Blueprint(DEPLOYMENT, self._grid)
         self._verdicts = Verdicts()
-        self._children: dict[str, Deployment] = {}
+        self._children: dict[str, Workload] = {}
 
     def first(self) -> Plan:
         """Plan from nothing, with nothing remembered."""
-        return self._plan({}, Verdicts(), WantedCache())
+        return self._plan({}, Verdicts(), Blueprint(DEPLOYMENT, self._grid))
 
     def second(self) -> Plan:
         """Plan again when all is as wanted."""
-        return self._plan(self._children, self._verdicts, self._cache)
+        return self._plan(self._children, self._verdicts, self._blueprint)
 
     def carry_out(self, plan: Plan) -> list[dict[str, Any]]:
         """Make the children that `plan` wants, as the API server would answer; return what was sent."""
-        self._plan({}, self._verdicts, self._cache)
+        self._plan({}, self._verdicts, self._blueprint)
         sent = []
         for number, action in enumerate(plan.actions):
             if not isinstance(action, Create):
@@ -86,21 +87,19 @@ class Workload:
                 labels=action.manifest["metadata"]["labels"],
                 annotations=action.manifest["metadata"]["annotations"],
             )
-            self._children[metadata.name] = Deployment(metadata=metadata)
+            self._children[metadata.name] = Workload(metadata=metadata)
             self._verdicts.settle(metadata, action.digest)
             sent.append(action.manifest)
         return sent
 
-    def _plan(self, children: dict[str, Deployment], verdicts: Verdicts, cache: WantedCache) -> Plan:
+    def _plan(self, children: dict[str, Workload], verdicts: Verdicts, blueprint: Blueprint) -> Plan:
         return plan_workloads(
-            DEPLOYMENT,
+            blueprint,
             self._grid,
             self._units,
-            children.values(),
-            children.get,
+            Observed(children.values(), lambda kind, name: children.get(name), lambda kind, uid: ()),
             now=_NOW,
             verdicts=verdicts,
-            cache=cache,
         )
 
 
@@ -137,7 +136,7 @@ def _endpoint(number: int, index: int) -> Endpoint:
 
 def run(units: int = UNITS) -> Report:
     """Return the report for grids over `units` units."""
-    workload = Workload(units)
+    workload = Grid(units)
     sent = workload.carry_out(workload.first())
     if workload.second().actions:
         raise AssertionError("the second plan is not empty: what is compared would not be what is meant")

@@ -37,7 +37,7 @@ def run(slices: int = SLICES) -> Report:
             "read the list, per slice",
             "s",
             *_each(slices, lambda: json.loads(json_list), lambda: _read(proto_list)),
-            fewer(2),
+            fewer(1),
         ),
         Figure(
             "read, relabel and write a watch event",

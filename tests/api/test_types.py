@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from sitegrid.api.grids import DeploymentGrid, ServiceGrid
+from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.meta import ManagedMeta, parse_timestamp, timestamp
+from sitegrid.api.workloads import DeploymentGrid
 
 
 def _decode(obj: dict[str, Any], kind: type[Any]) -> Any:

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+
 from benchmarks.report import Figure, Report, at_most, fewer, publish, smaller, spell
 
 _OK = Figure("fine", "B", 1000.0, 10.0, fewer(100))

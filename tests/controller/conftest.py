@@ -27,21 +27,35 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 ROOT = Path(__file__).parents[2]
 CONTROLLER_USER = "system:serviceaccount:sitegrid-system:sitegrid-controller"
+CRDS = len([*(ROOT / "deploy" / "crds").glob("*.yaml")])
 TIMEOUT = 60.0
 """Seconds that a wanted state may take to come."""
 
-PATHS = {
-    "dg": "/apis/tkeedge.io/v1",
-    "sg": "/apis/tkeedge.io/v1",
-    "deployments": "/apis/apps/v1",
-    "replicasets": "/apis/apps/v1",
-    "services": "/api/v1",
-    "pods": "/api/v1",
-    "endpointslices": "/apis/discovery.k8s.io/v1",
-    "events": "/apis/events.k8s.io/v1",
-    "leases": "/apis/coordination.k8s.io/v1",
+OURS = "/apis/tkeedge.io/v1"
+RESOURCES = {
+    "dg": (OURS, "deploymentgrids"),
+    "ssg": (OURS, "statefulsetgrids"),
+    "dsg": (OURS, "daemonsetgrids"),
+    "sg": (OURS, "servicegrids"),
+    "deployments": ("/apis/apps/v1", "deployments"),
+    "statefulsets": ("/apis/apps/v1", "statefulsets"),
+    "daemonsets": ("/apis/apps/v1", "daemonsets"),
+    "replicasets": ("/apis/apps/v1", "replicasets"),
+    "services": ("/api/v1", "services"),
+    "pods": ("/api/v1", "pods"),
+    "endpointslices": ("/apis/discovery.k8s.io/v1", "endpointslices"),
+    "events": ("/apis/events.k8s.io/v1", "events"),
+    "events.events.k8s.io": ("/apis/events.k8s.io/v1", "events"),
+    "leases": ("/apis/coordination.k8s.io/v1", "leases"),
+    "pdb": ("/apis/policy/v1", "poddisruptionbudgets"),
+    "hpa": ("/apis/autoscaling/v2", "horizontalpodautoscalers"),
 }
-FULL_NAMES = {"dg": "deploymentgrids", "sg": "servicegrids"}
+CLUSTER_RESOURCES = {
+    "node": ("/api/v1", "nodes"),
+    "nodeunit": (OURS, "nodeunits"),
+    "nodegroup": (OURS, "nodegroups"),
+}
+"""Those without namespace."""
 
 Manifest = dict[str, Any]
 
@@ -116,8 +130,9 @@ class ControlPlane:
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
             f"--secure-port={_free_port()}",
-            # What grids meet: Deployments and their pods, slices, and the owners' deletion.
-            "--controllers=deployment-controller,replicaset-controller,endpointslice-controller,"
+            # What grids meet: workloads and their pods, slices, and the owners' deletion.
+            "--controllers=deployment-controller,replicaset-controller,statefulset-controller,daemonset-controller,"
+            "endpointslice-controller,"
             "garbage-collector-controller,namespace-controller,serviceaccount-controller",
         )
 
@@ -191,16 +206,22 @@ class ControlPlane:
 
     def get(self, kind: str, name: str, namespace: str = "default") -> Manifest | None:
         """Return one object, None where there is none."""
-        path = f"{PATHS[kind]}/namespaces/{namespace}/{FULL_NAMES.get(kind, kind)}/{name}"
-        return self._http(path)
+        return self._http(f"{self._path(kind, namespace)}/{name}")
 
     def objects(self, kind: str, namespace: str, selector: str = "") -> list[Manifest]:
         """Return objects by label."""
         query = urllib.parse.urlencode({"labelSelector": selector})
-        found = self._http(f"{PATHS[kind]}/namespaces/{namespace}/{FULL_NAMES.get(kind, kind)}?{query}")
+        found = self._http(f"{self._path(kind, namespace)}?{query}")
         assert found is not None, kind
         items: list[Manifest] = found["items"]
         return items
+
+    @staticmethod
+    def _path(kind: str, namespace: str) -> str:
+        if kind in CLUSTER_RESOURCES:
+            return "/".join(CLUSTER_RESOURCES[kind])
+        api, plural = RESOURCES[kind]
+        return f"{api}/namespaces/{namespace}/{plural}"
 
     def audited(self) -> list[Manifest]:
         """Return every write of the controller so far, but for its Lease."""
@@ -399,7 +420,7 @@ def running(bare_plane: ControlPlane) -> Iterator[Running]:
             both.before_crds = controller.http("/readyz")
             text = both.before_crds[1]
             logged = "install the CustomResourceDefinitions" in controller.log()
-            return logged and text.count("CustomResourceDefinition") == 2 and "nodes" not in text
+            return logged and text.count("CustomResourceDefinition") == CRDS and "nodes" not in text
 
         wait_for(waits_for_crds, "the controller to miss its CRDs", dump=lambda: bare_plane.log("controller"))
         bare_plane.kubectl("apply", "-f", str(ROOT / "deploy" / "crds"))
@@ -425,13 +446,25 @@ class World:
         self._nodes: list[str] = []
         self.plane.kubectl("create", "namespace", self.namespace)
 
-    def node(self, name: str, value: str | None = None, **labels: str) -> str:
-        """Add a Node of the unit `value`; return its full name."""
+    def node(self, name: str, value: str | None = None, *, status: Manifest | None = None, **labels: str) -> str:
+        """Add a Node of the unit `value`, with a status where one is given; return its full name."""
         full = f"{name}-{self.namespace}"
         all_labels = {**labels, **({self.key: value} if value is not None else {})}
-        self.plane.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": full, "labels": all_labels}})
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": full, "labels": all_labels}}
+        self.plane.apply({**node, **({"status": status} if status else {})})
         self._nodes.append(full)
         return full
+
+    def report_node(self, node: str, status: Manifest) -> None:
+        """Write a Node's status, as its kubelet or the node lifecycle controller does."""
+        patch = ("--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+        self.plane.kubectl("patch", "node", node, *patch)
+
+    def report_pods(self, ready: str, *pods: str) -> None:
+        """Write the Ready condition of pods, as their kubelet or the node lifecycle controller does."""
+        status = {"conditions": [{"type": "Ready", "status": ready}]}
+        patch = ("--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+        self.plane.kubectl("patch", "pods", *pods, "-n", self.namespace, *patch)
 
     def pod(self, name: str, node: str, address: str, app: str = "grid") -> None:
         """Add a ready pod on `node`, as a kubelet would have reported it."""
@@ -478,6 +511,24 @@ class World:
             },
         }
         return self._grid("DeploymentGrid", name, {"gridUniqKey": self.key, "template": template, **changes})
+
+    def workload_grid(self, kind: str, name: str = "grid", **changes: Any) -> Manifest:
+        """Return a workload grid of any kind; `changes` replace fields of its spec."""
+        grid = self.deployment_grid(name, **changes)
+        if kind == "DaemonSetGrid" and "template" not in changes:
+            del grid["spec"]["template"]["replicas"]
+        return {**grid, "kind": kind}
+
+    def nodes(self, *values: str) -> None:
+        """Add one Node for each unit in `values`, at once."""
+        names = {value: f"{value.lower().replace('_', '-')}-{self.namespace}" for value in values}
+        self.plane.apply(
+            *(
+                {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {self.key: value}}}
+                for value, name in names.items()
+            )
+        )
+        self._nodes += names.values()
 
     def service_grid(self, name: str = "grid", **changes: Any) -> Manifest:
         """Return a ServiceGrid for the pods of the DeploymentGrid of that name."""

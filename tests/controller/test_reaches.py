@@ -27,12 +27,19 @@ class Scene:
         self.reaches = NodeReaches(self.nodes, now=lambda: self.now)
         self._version = 0
 
-    def report(self, ready: str, since: datetime, *, pressure: datetime | None = None) -> None:
+    def report(
+        self, ready: str, since: datetime, *, pressure: datetime | None = None, created: datetime = START - 2 * DAY
+    ) -> None:
         """Let the node say how it is; `pressure` is the transition of what is no Ready, `since` where not given."""
         self._version += 1
         other = "Unknown" if ready == "Unknown" else "False"
         body = {
-            "metadata": {"name": "n", "uid": "u", "resourceVersion": str(self._version), "creationTimestamp": ""},
+            "metadata": {
+                "name": "n",
+                "uid": "u",
+                "resourceVersion": str(self._version),
+                "creationTimestamp": timestamp(created),
+            },
             "status": {
                 "conditions": [
                     {"type": "Ready", "status": ready, "lastTransitionTime": timestamp(since)},
@@ -87,6 +94,17 @@ def test_restart_of_a_kubelet_is_no_return(new_scene: Callable[[], Scene]) -> No
     assert scene.reaches.all()["n"].since == START - DAY
     assert scene.reaches.all()["n"].ready_since == scene.now
     assert scene.reaches.unsettled() == {}
+
+
+@pytest.mark.parametrize("seen_to_go", [False, True])
+def test_new_node_that_was_seen_to_go_did_return(new_scene: Callable[[], Scene], seen_to_go: bool) -> None:
+    """Heard of since its first seconds means never away, unless we have seen otherwise, whatever its clock says."""
+    scene = new_scene()
+    scene.report("Unknown" if seen_to_go else "True", START, created=START)
+    scene.report("True", START, created=START)
+    assert scene.reaches.all()["n"].new is not seen_to_go
+    scene.report("False", START + timedelta(seconds=1), pressure=START, created=START)
+    assert scene.reaches.all()["n"].new is not seen_to_go
 
 
 def test_heartbeat_is_no_news(new_scene: Callable[[], Scene]) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from sitegrid.api.grids import DeploymentGrid, ServiceGrid
+from sitegrid.api.grids import ServiceGrid
+from sitegrid.api.workloads import DeploymentGrid
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey
 from sitegrid.controller.triggers import Triggers
-from sitegrid.grid.observed import Deployment, EndpointSlice, Node, Service
+from sitegrid.grid.observed import EndpointSlice, Node, Service, Workload
 from sitegrid.kube.queue import WorkQueue
 
 GRID = GridKey("DeploymentGrid", "default", "web")
@@ -27,7 +28,7 @@ class _World:
         self.triggers = Triggers(self.cluster)
         self.version = 0
         spec = {"gridUniqKey": "zone", "template": {}}
-        self.put(self.cluster.deployment_grids.store, DeploymentGrid, "web", uid="dg", spec=spec)
+        self.put(self.cluster.workloads["DeploymentGrid"].grids.store, DeploymentGrid, "web", uid="dg", spec=spec)
         self.put(self.cluster.service_grids.store, ServiceGrid, "web", uid="sg", spec=spec)
         owner = {"kind": "ServiceGrid", "name": "web", "uid": "sg", "controller": True}
         self.put(self.cluster.services.store, Service, "web-svc", ownerReferences=[owner])
@@ -86,8 +87,8 @@ async def test_child_gives_its_grid(cluster_world: _World) -> None:
     """A child that comes or goes concerns the grid that controls it, not the one that its label names."""
     owner = {"kind": "DeploymentGrid", "name": "web", "uid": "dg", "controller": True}
     labels = {"tkeedge.io/grid": "other"}
-    store = cluster_world.cluster.deployments.store
-    cluster_world.put(store, Deployment, "web-one", ownerReferences=[owner], labels=labels)
+    store = cluster_world.cluster.workloads["DeploymentGrid"].children.store
+    cluster_world.put(store, Workload, "web-one", ownerReferences=[owner], labels=labels)
     assert await cluster_world.added() == {GRID}
 
 

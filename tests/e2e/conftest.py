@@ -13,7 +13,15 @@ from sitegrid.lab.lab import Lab
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Return a lab of this folder's own, since its tests add nodes, which no test elsewhere would expect."""
+    with Lab("e2e", directory=tmp_path_factory.mktemp("labs")) as lab:
+        lab.up()
+        yield lab
+
+
+@pytest.fixture(scope="package")
 def clients(lab: Lab) -> Clients:
     """Return a client pod on every node."""
     clients = Clients(lab)
@@ -21,7 +29,7 @@ def clients(lab: Lab) -> Clients:
     return clients
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def walkthrough(lab: Lab, clients: Clients) -> Iterator[Clients]:
     """Apply the two files and the NodePort one; yield the clients once everything is ready."""
     files = [str(EXAMPLES / name) for name in ("deploymentgrid.yaml", "servicegrid.yaml", "nodeport.yaml")]

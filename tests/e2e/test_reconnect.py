@@ -76,7 +76,7 @@ class Site:
         self.lab.kubectl("apply", "-f", "-", input=GRIDS)
         self.lab.kubectl("wait", "--for=condition=Ready", "--timeout=120s", "dg/web", "sg/web")
         self.clients.until_answered([(node, URL) for node in SITE])
-        assert self.nodes_of_ready(UNIT_SLICES) == set(SITE)
+        assert wait_until(lambda: self.nodes_of_ready(UNIT_SLICES) == set(SITE))
 
     def items(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
         """Return objects as the API server has them now."""

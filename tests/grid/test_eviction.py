@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from sitegrid.grid.eviction import PATIENCE, Losses, LostNode, find_lost
 from sitegrid.grid.reachability import Reach
-from sitegrid.grid.units import find_units, unit_of_node
+from sitegrid.grid.units import unit_of_node, units_of
 
 NODES = {"a1": "a", "a2": "a", "a3": "a", "b1": "b", "cloud": ""}
-UNITS = find_units(((name, {"zone": value}) for name, value in NODES.items()), "zone")
+UNITS = units_of("zone", ((name, {"zone": value}) for name, value in NODES.items()))
 BY_NODE = unit_of_node(UNITS)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -94,6 +94,6 @@ def test_lost_node_has_a_ready_neighbour(reaches: dict[str, Reach]) -> None:
         assert NOW - reaches[lost.node].ready_since >= PATIENCE
         assert any(
             reaches[other].ready == "True" and NOW - reaches[other].ready_since >= PATIENCE
-            for other in UNITS[lost.unit]
+            for other in UNITS[lost.unit].nodes
         )
     assert found.wake_in is None or found.wake_in > 0

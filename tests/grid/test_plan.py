@@ -12,31 +12,46 @@ from hypothesis import strategies as st
 
 from sitegrid.api.meta import OwnerReference, timestamp
 from sitegrid.grid.applied import Verdicts
+from sitegrid.grid.blueprint import Blueprint
 from sitegrid.grid.kinds import DEPLOYMENT
-from sitegrid.grid.observed import Deployment
-from sitegrid.grid.plan import Annotate, Create, Delete, Plan, Update, WantedCache, plan_workloads
+from sitegrid.grid.observed import Workload
+from sitegrid.grid.overrides import Unit
+from sitegrid.grid.plan import LEFT_OUT, Annotate, Create, Delete, Observed, Plan, Update, plan_workloads
 from sitegrid.grid.removal import UNIT_GONE_SINCE
+from sitegrid.grid.units import UnitInfo
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 _values = st.sets(st.sampled_from(["one", "two", "NodeUnit1", "nodeunit1", "a_b", "A.B", "x" * 63]), max_size=5)
-Observe = Callable[..., Deployment]
+Observe = Callable[..., Workload]
 
 
-def _plan(grid: Any, units: set[str], children: list[Deployment], *others: Deployment, now: datetime = NOW) -> Plan:
+def _units(values: set[str], suspended: set[str]) -> dict[str, UnitInfo]:
+    return {
+        value: UnitInfo(Unit("zone", value, {"zone": value}), frozenset({"node"}), value in suspended)
+        for value in sorted(values)
+    }
+
+
+def _plan(
+    grid: Any,
+    units: set[str],
+    children: list[Workload],
+    *others: Workload,
+    now: datetime = NOW,
+    suspended: frozenset[str] = frozenset(),
+) -> Plan:
     known = {child.metadata.name: child for child in (*children, *others)}
     return plan_workloads(
-        DEPLOYMENT,
+        Blueprint(DEPLOYMENT, grid),
         grid,
-        {value: frozenset({"node"}) for value in sorted(units)},
-        children,
-        known.get,
+        _units(units, {*suspended}),
+        Observed(children, lambda kind, name: known.get(name), lambda kind, uid: []),
         now=now,
         verdicts=Verdicts(),
-        cache=WantedCache(),
     )
 
 
-def _carried_out(grid: Any, units: set[str], observe: Observe) -> list[Deployment]:
+def _carried_out(grid: Any, units: set[str], observe: Observe) -> list[Workload]:
     """Return the children after the first plan was carried out."""
     return [observe(action.manifest) for action in _plan(grid, units, []).actions if isinstance(action, Create)]
 
@@ -124,7 +139,7 @@ def test_child_of_a_gone_unit_is_marked_first(make_grid: Any, observe: Observe) 
 
 def test_marked_child_waits_then_goes(make_grid: Any, observe: Observe) -> None:
     """The plan says when to come again, and deletes after the grace period."""
-    grid = make_grid(grace_period_seconds=60)
+    grid = make_grid(removal={"gracePeriodSeconds": 60})
     children = _carried_out(grid, {"one"}, observe)
     children[0].metadata.annotations[UNIT_GONE_SINCE] = timestamp(NOW)
     waiting = _plan(grid, set(), children, now=NOW + timedelta(seconds=20))
@@ -140,7 +155,7 @@ def test_unit_that_comes_back_keeps_its_child(make_grid: Any, observe: Observe) 
     children = _carried_out(grid, {"one"}, observe)
     children[0].metadata.annotations[UNIT_GONE_SINCE] = timestamp(NOW - timedelta(days=1))
     (action,) = _plan(grid, {"one"}, children).actions
-    assert action == Annotate("one", children[0].metadata, None)
+    assert action == Annotate("one", DEPLOYMENT.child, children[0].metadata, None)
 
 
 def test_child_on_its_way_out_is_left_alone(make_grid: Any, observe: Observe) -> None:
@@ -152,13 +167,74 @@ def test_child_on_its_way_out_is_left_alone(make_grid: Any, observe: Observe) ->
     assert _plan(grid, {"one"}, children).actions == []
 
 
-def test_wanted_children_are_made_once(make_grid: Any) -> None:
-    """The cache gives the same objects for one spec, and new ones for the next generation or another grid."""
-    grid, cache = make_grid(), WantedCache()
-    first = cache.get(DEPLOYMENT, grid, "one")
-    assert cache.get(DEPLOYMENT, grid, "one") is first
-    grid.metadata.generation = 2
-    assert cache.get(DEPLOYMENT, grid, "one") is not first
-    other = msgspec.structs.replace(grid)
-    other.metadata = msgspec.structs.replace(grid.metadata, uid="other")
-    assert cache.get(DEPLOYMENT, other, "one") is not first
+def test_left_out_unit_leaves_by_the_same_grace(make_grid: Any, observe: Observe) -> None:
+    """A unit that spec.units leaves out is marked, and said to be left out and not to be without nodes."""
+    children = _carried_out(make_grid(), {"one", "two"}, observe)
+    grid = make_grid(units={"exclude": {"names": ["one"]}})
+    (action,) = _plan(grid, {"one", "two"}, children).actions
+    assert isinstance(action, Annotate)
+    assert (action.child.name, action.gone_since, action.why) == ("grid-one", NOW, LEFT_OUT)
+
+
+def test_units_that_cannot_be_told_change_nothing(make_grid: Any, observe: Observe) -> None:
+    """With a selector that nobody understands no child is made, changed or deleted (I5)."""
+    children = _carried_out(make_grid(), {"one", "two"}, observe)
+    grid = make_grid(units={"include": {"selector": {"matchLabels": {"-bad-": "x"}}}})
+    plan = _plan(grid, {"one", "three"}, children)
+    assert plan.actions == []
+    assert plan.problems[""].reason == "UnitsInvalid"
+
+
+def test_suspended_unit_is_left_alone(make_grid: Any, observe: Observe) -> None:
+    """Maintenance: no child is made, changed or deleted in the unit; the plan says that it is behind."""
+    children = _carried_out(make_grid(), {"one", "two"}, observe)
+    grid = make_grid()
+    grid.spec.template["replicas"] = 5
+    suspended = frozenset({"one", "three"})
+    plan = _plan(grid, {"one", "two", "three"}, children, suspended=suspended)
+    assert {action.unit for action in plan.actions} == {"two"}
+    assert plan.suspended == {"one", "three"}
+    assert {"one", "three"} <= plan.outdated
+    excluded = make_grid(units={"exclude": {"names": ["one"]}}, removal={"gracePeriodSeconds": 0})
+    assert _plan(excluded, {"one", "two"}, children, suspended=suspended).actions == []
+
+
+@given(_values, st.sampled_from(["one", "a_b"]))
+def test_override_of_one_unit_changes_no_other(
+    make_grid: Any, observe: Observe, units: set[str], chosen: str
+) -> None:
+    """After an override is added, at most the child of its unit is written (I4)."""
+    children = _carried_out(make_grid(), units, observe)
+    patch = {"template": {"spec": {"containers": [{"name": "web", "image": "web:2"}]}}}
+    grid = make_grid(overrides=[{"units": {"names": [chosen]}, "patch": patch}])
+    assert {action.unit for action in _plan(grid, units, children).actions} == units & {chosen}
+
+
+def test_bad_override_is_its_units_problem(make_grid: Any, observe: Observe) -> None:
+    """An override that cannot be applied leaves its unit's child as it is, and all other units go on (I4)."""
+    children = _carried_out(make_grid(), {"one", "two"}, observe)
+    grid = make_grid(overrides=[{"units": {"names": ["one"]}, "patch": {"selector": {"matchLabels": {"a": "b"}}}}])
+    grid.spec.template["replicas"] = 5
+    plan = _plan(grid, {"one", "two"}, children)
+    assert [action.unit for action in plan.actions] == ["two"]
+    assert plan.problems["one"].reason == "OverrideInvalid"
+
+
+def test_hand_made_change_is_a_repair(make_grid: Any, observe: Observe) -> None:
+    """An update that the grid did not cause is told as one."""
+    grid = make_grid()
+    (child,) = _carried_out(grid, {"one"}, observe)
+    child.metadata.managed_fields[0].fields_v1 = msgspec.Raw(b'{"f:metadata":{}}')
+    (action,) = _plan(grid, {"one"}, [child]).actions
+    assert isinstance(action, Update)
+    assert action.repair
+
+
+def test_replicas_that_are_given_up_are_released(make_grid: Any, observe: Observe) -> None:
+    """A template that no longer says replicas leaves as many as there are, instead of Kubernetes' default of 1."""
+    grid = make_grid()
+    children = _carried_out(grid, {"one"}, observe)
+    del grid.spec.template["replicas"]
+    (action,) = _plan(grid, {"one"}, children).actions
+    assert isinstance(action, Update)
+    assert action.released_replicas == 2

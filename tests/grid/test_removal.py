@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sitegrid.api.grids import Removal
 from sitegrid.api.meta import timestamp
+from sitegrid.api.workloads import Removal
 from sitegrid.grid.removal import Step, decide
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -10,21 +10,40 @@ import pytest
 
 from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.meta import ManagedMeta, ObjectMeta
-from sitegrid.api.status import MAX_PROBLEM_UNITS, Condition, GridStatus
-from sitegrid.grid.observed import Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus
+from sitegrid.api.status import Condition, GridStatus
+from sitegrid.grid.blueprint import Blueprint
+from sitegrid.grid.kinds import DEPLOYMENT
+from sitegrid.grid.observed import Workload, WorkloadCondition, WorkloadSpec, WorkloadStatus
+from sitegrid.grid.plan import Plan
 from sitegrid.grid.problem import Problem
-from sitegrid.grid.status import MAX_MESSAGE, is_ready, is_updated, service_status, workload_status
+from sitegrid.grid.status import MAX_MESSAGE, service_status, workload_status
+from sitegrid.grid.units import units_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def _child(replicas: int = 2, generation: int = 1, **status: Any) -> Deployment:
+def _child(replicas: int = 2, generation: int = 1, **status: Any) -> Workload:
     found = {"observed_generation": 1, "replicas": 2, "updated_replicas": 2, "ready_replicas": 2, **status}
-    return Deployment(
+    return Workload(
         metadata=ManagedMeta(name="child", generation=generation),
-        spec=DeploymentSpec(replicas=replicas),
-        status=DeploymentStatus(**found),
+        spec=WorkloadSpec(replicas=replicas),
+        status=WorkloadStatus(**found),
     )
+
+
+def _status(
+    grid: Any,
+    children: dict[str, Workload | None],
+    problems: dict[str, Problem] | None = None,
+    *,
+    now: datetime = NOW,
+    failures: dict[str, Problem] | None = None,
+    **plan: Any,
+) -> GridStatus:
+    """Return the status after a plan that found `children` and `problems`."""
+    units = units_of("zone", [(f"node-{value}", {"zone": value}) for value in children])
+    found = Plan(children=children, problems=problems or {}, **plan)
+    return workload_status(Blueprint(DEPLOYMENT, grid), grid, units, found, failures or {}, now=now)
 
 
 def _condition(status: GridStatus, type: str) -> Condition:
@@ -33,14 +52,18 @@ def _condition(status: GridStatus, type: str) -> Condition:
 
 def test_all_units_ready(make_grid: Any) -> None:
     """Every count and condition of a healthy grid."""
-    status = workload_status(make_grid(), {"one": _child(), "two": _child()}, {}, now=NOW)
+    status = _status(make_grid(), {"one": _child(), "two": _child()})
     assert (status.observed_generation, status.units, status.updated_units, status.ready_units) == (1, 2, 2, 2)
     assert [(c.type, c.status, c.reason) for c in status.conditions] == [
         ("Ready", "True", "UnitsReady"),
         ("Progressing", "False", "UnitsUpdated"),
         ("Degraded", "False", "AsExpected"),
     ]
-    assert status.problem_units == []
+    assert [(unit.name, unit.state, unit.ready_replicas) for unit in status.unit_states] == [
+        ("one", "Ready", 2),
+        ("two", "Ready", 2),
+    ]
+    assert (status.unavailable_units, status.unit_states_omitted) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -53,71 +76,126 @@ def test_all_units_ready(make_grid: Any) -> None:
         (_child(replicas=3), False, False),
     ],
 )
-def test_units_state(child: Deployment, updated: bool, ready: bool) -> None:
+def test_units_state(make_grid: Any, child: Workload, updated: bool, ready: bool) -> None:
     """When a unit counts as updated and as ready; a status of an older generation says neither."""
-    assert (is_updated(child), is_ready(child)) == (updated, ready)
+    status = _status(make_grid(), {"one": child})
+    assert (status.updated_units, status.ready_units) == (updated, ready)
 
 
 def test_missing_and_waiting_units_are_named(make_grid: Any) -> None:
     """Ready and Progressing say which units are behind."""
-    status = workload_status(make_grid(), {"one": None, "two": _child()}, {}, now=NOW)
+    status = _status(make_grid(), {"one": None, "two": _child()})
     assert _condition(status, "Ready").reason == "UnitsNotReady"
     assert _condition(status, "Ready").message == "1 of 2 units are ready; not ready: one"
     assert _condition(status, "Progressing").status == "True"
+    assert [(unit.name, unit.state) for unit in status.unit_states] == [("one", "Progressing"), ("two", "Ready")]
+    assert status.unavailable_units == 1
 
 
 def test_key_without_units_is_told(make_grid: Any) -> None:
     """A mistyped key has no units, and the user is told what to do."""
-    ready = _condition(workload_status(make_grid(), {}, {}, now=NOW), "Ready")
+    ready = _condition(_status(make_grid(), {}), "Ready")
     assert (ready.status, ready.reason) == ("False", "NoUnits")
     assert "label zone" in ready.message
 
 
 def test_problem_is_named_with_its_unit(make_grid: Any) -> None:
-    """Degraded and Ready carry the reason of the first unit with a problem, and count the rest."""
+    """Degraded and Ready carry the reason of the worst unit with a problem, and count the rest."""
     problems = {f"u{n:02}": Problem("Invalid", "no selector") for n in range(30)}
-    status = workload_status(make_grid(), dict.fromkeys(problems), problems, now=NOW)
+    status = _status(make_grid(), dict.fromkeys(problems), problems)
     degraded = _condition(status, "Degraded")
     assert (degraded.status, degraded.reason) == ("True", "Invalid")
     assert degraded.message == "unit u00: no selector (29 more units have a problem)"
     assert _condition(status, "Ready").reason == "Invalid"
-    assert [unit.name for unit in status.problem_units] == [f"u{n:02}" for n in range(MAX_PROBLEM_UNITS)]
+    assert [(unit.name, unit.state, unit.message) for unit in status.unit_states][:2] == [
+        ("u00", "Degraded", "no selector"),
+        ("u01", "Degraded", "no selector"),
+    ]
+    assert len(status.unit_states) == 30
+
+
+def test_worst_unit_is_told_first(make_grid: Any) -> None:
+    """A unit that serves nothing is worse than one that keeps running what it had."""
+    problems = {"a": Problem("OverrideInvalid", "a"), "b": Problem("Forbidden", "quota")}
+    status = _status(make_grid(), {"a": _child(), "b": None}, failures=problems)
+    assert _condition(status, "Degraded").reason == "Forbidden"
+
+
+def test_suspended_units_are_told(make_grid: Any) -> None:
+    """A unit in maintenance is no progress to wait for, and is named."""
+    status = _status(make_grid(), {"a": _child(), "b": _child()}, suspended={"b"}, outdated={"b"})
+    progressing = _condition(status, "Progressing")
+    assert (progressing.status, progressing.reason) == ("False", "UnitsSuspended")
+    assert progressing.message == "1 of 2 units run the current template; suspended: b"
+    assert [(unit.name, unit.state) for unit in status.unit_states] == [("b", "Suspended"), ("a", "Ready")]
+
+
+def test_names_that_no_unit_has_are_told(make_grid: Any) -> None:
+    """An override for a site that is yet to come is no error, and visible."""
+    override = {"units": {"names": ["one", "later"]}, "replicas": 1}
+    status = _status(make_grid(overrides=[override]), {"one": _child()})
+    assert status.unknown_units == ["later"]
+    assert _condition(status, "Degraded").status == "False"
+
+
+def test_unused_templates_are_told(make_grid: Any) -> None:
+    """Entries of templatePool that nothing names, whether or not their units exist."""
+    pool = {name: {"replicas": 1} for name in ("canary", "default-one", "left", "default")}
+    grid = make_grid(templatePool=pool, templates={"later": "canary"}, defaultTemplateName="default-one")
+    assert _status(grid, {"one": _child()}).unused_templates == ["default", "left"]
+
+
+def test_five_thousand_units_stay_a_small_object(make_grid: Any) -> None:
+    """With the longest names and messages the status stays far below 256 KB, and says how many are left out."""
+    children: dict[str, Workload | None] = {f"{n:05}".rjust(63, "u"): _child() for n in range(5000)}
+    failures = {value: Problem("Forbidden", "x" * 5000) for value in [*children][4000:]}
+    status = _status(make_grid(), children, failures=failures)
+    assert len(msgspec.json.encode(status)) < 128 * 1024
+    assert {unit.state for unit in status.unit_states} == {"Degraded"}
+    assert len(status.unit_states) + status.unit_states_omitted == 5000
+    assert (status.units, status.ready_units) == (5000, 5000)
+
+
+def test_hundreds_of_units_are_all_told(make_grid: Any) -> None:
+    """A grid of 500 units leaves none out."""
+    status = _status(make_grid(), {f"site-{n}": _child() for n in range(500)})
+    assert (len(status.unit_states), status.unit_states_omitted) == (500, 0)
 
 
 def test_messages_are_bounded(make_grid: Any) -> None:
     """An API server that quotes a template does not fill the status."""
     problems = {"one": Problem("Invalid", "x" * 100_000), "two": Problem("Invalid", "y" * 100_000)}
-    status = workload_status(make_grid(), dict.fromkeys(problems), problems, now=NOW)
+    status = _status(make_grid(), dict.fromkeys(problems), problems)
     assert len(msgspec.json.encode(status)) < 6 * MAX_MESSAGE
 
 
 @pytest.mark.parametrize(
     "condition",
     [
-        DeploymentCondition(type="ReplicaFailure", status="True", reason="FailedCreate", message="exceeded quota"),
-        DeploymentCondition(type="Progressing", status="False", reason="FailedCreate", message="exceeded quota"),
+        WorkloadCondition(type="ReplicaFailure", status="True", reason="FailedCreate", message="exceeded quota"),
+        WorkloadCondition(type="Progressing", status="False", reason="FailedCreate", message="exceeded quota"),
     ],
 )
-def test_childs_own_complaint_is_the_units_problem(make_grid: Any, condition: DeploymentCondition) -> None:
+def test_childs_own_complaint_is_the_units_problem(make_grid: Any, condition: WorkloadCondition) -> None:
     """Pods refused by a quota are seen on the grid."""
-    status = workload_status(make_grid(), {"one": _child(conditions=[condition])}, {}, now=NOW)
+    status = _status(make_grid(), {"one": _child(conditions=[condition])})
     assert _condition(status, "Degraded").message == "unit one: exceeded quota"
 
 
 def test_transition_time_moves_only_with_the_status(make_grid: Any) -> None:
     """The same state later is the same status, which is then not written (I7); another one has its own time."""
     grid = make_grid()
-    grid.status = workload_status(grid, {"one": _child()}, {}, now=NOW)
+    grid.status = _status(grid, {"one": _child()})
     later = NOW + timedelta(hours=1)
-    assert workload_status(grid, {"one": _child()}, {}, now=later) == grid.status
-    changed = workload_status(grid, {"one": None}, {}, now=later)
+    assert _status(grid, {"one": _child()}, now=later) == grid.status
+    changed = _status(grid, {"one": None}, now=later)
     assert _condition(changed, "Ready").last_transition_time == "2026-01-01T01:00:00Z"
     assert _condition(changed, "Degraded").last_transition_time == "2026-01-01T00:00:00Z"
 
 
 def test_status_survives_the_wire(make_grid: Any) -> None:
     """What is written and read back is equal, or it would be written again."""
-    status = workload_status(make_grid(), {"one": None}, {"one": Problem("R", "m")}, now=NOW)
+    status = _status(make_grid(), {"one": None}, {"one": Problem("R", "m")})
     assert msgspec.json.decode(msgspec.json.encode(status), type=GridStatus) == status
 
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sitegrid.grid.kinds import DEPLOYMENT
+from sitegrid.grid.overrides import Unit
 from sitegrid.grid.problem import Problem
-from sitegrid.grid.workload import wanted_child
+from sitegrid.grid.workload import WantedChild, wanted_child
 from sitegrid.wire.labels import unit_id
 
 _json = st.recursive(
@@ -48,9 +49,13 @@ _templates = st.fixed_dictionaries(
 
 
 def _child(grid: Any, value: str) -> dict[str, Any]:
-    child = wanted_child(DEPLOYMENT, grid, value)
-    assert isinstance(child, dict)
-    return child
+    child = wanted_child(DEPLOYMENT, grid, _unit(grid, value))
+    assert isinstance(child, WantedChild)
+    return child.manifest
+
+
+def _unit(grid: Any, value: str) -> Unit:
+    return Unit(grid.spec.grid_uniq_key, value)
 
 
 def test_child_selects_and_is_pinned_to_its_unit(make_grid: Any) -> None:
@@ -94,15 +99,16 @@ def test_users_objects_are_never_changed(make_grid: Any, template: dict[str, Any
     """Whatever the template looks like, it is read and not written (I3)."""
     grid = make_grid(template=template)
     before = copy.deepcopy(grid.spec.template)
-    wanted_child(DEPLOYMENT, grid, value)
+    wanted_child(DEPLOYMENT, grid, _unit(grid, value))
     assert grid.spec.template == before
 
 
 @given(template=_templates)
 def test_unit_only_differs_by_unit(make_grid: Any, template: dict[str, Any]) -> None:
     """Nothing that varies is in a pod template: the same grid and unit give the same child, however often (I4)."""
-    assert wanted_child(DEPLOYMENT, make_grid(template=template), "one") == wanted_child(
-        DEPLOYMENT, make_grid(template=copy.deepcopy(template)), "one"
+    unit = Unit("zone", "one")
+    assert wanted_child(DEPLOYMENT, make_grid(template=template), unit) == wanted_child(
+        DEPLOYMENT, make_grid(template=copy.deepcopy(template)), unit
     )
 
 
@@ -136,7 +142,7 @@ def test_node_selector_for_another_unit_is_a_problem(make_grid: Any) -> None:
     """A template that pins the key to another unit has no child here, and the reason is said."""
     grid = make_grid()
     grid.spec.template["template"]["spec"]["nodeSelector"] = {"zone": "one"}
-    problem = wanted_child(DEPLOYMENT, grid, "two")
+    problem = wanted_child(DEPLOYMENT, grid, _unit(grid, "two"))
     assert isinstance(problem, Problem)
     assert problem.reason == "NodeSelectorConflict"
     assert "zone=one" in problem.message

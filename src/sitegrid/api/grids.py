@@ -1,4 +1,4 @@
-"""DeploymentGrid and ServiceGrid as users write them (tkeedge.io/v1).
+"""What all grids have, and ServiceGrid as users write it (tkeedge.io/v1); workload grids are in `workloads`.
 
 The annotations here are the API's documentation and validation: `sitegrid.api.schema` makes the CRDs from them, so
 every field has a description for `kubectl explain`. Defaults are applied when a grid is read, never written into the
@@ -9,12 +9,12 @@ Held by ``tests/api`` (types and schema) and ``tests/controller`` (what a real A
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final
 
 from msgspec import Meta, Struct, field
 
 from sitegrid.api.meta import ObjectMeta
-from sitegrid.api.status import GridStatus, ServiceGridStatus
+from sitegrid.api.status import ServiceGridStatus
 from sitegrid.wire.labels import GROUP
 
 VERSION: Final = "v1"
@@ -68,45 +68,9 @@ GridUniqKey = Annotated[
 ]
 
 
-def _template(description: str) -> Meta:
+def template_field(description: str) -> Meta:
     """Return the annotation of a field that takes a Kubernetes spec whole and loses nothing of it."""
     return Meta(description=description, extra_json_schema={"x-kubernetes-preserve-unknown-fields": True})
-
-
-class Removal(Struct, rename="camel", frozen=True):
-    """What happens to the child of a unit that has no nodes any more."""
-
-    grace_period_seconds: Annotated[
-        int,
-        Meta(
-            description=(
-                "How long a unit must have no nodes before its child is deleted, in seconds; 600 where not given. "
-                "A node that is not ready still counts as a node of its unit."
-            ),
-            ge=0,
-            le=2**31 - 1,
-        ),
-    ] = 600
-    policy: Annotated[
-        Literal["Delete", "Retain"],
-        Meta(description="Delete (the default) deletes the child after the grace period; Retain keeps it for ever."),
-    ] = "Delete"
-
-
-class DeploymentGridSpec(Struct, rename="camel", frozen=True):
-    """Which units get a Deployment, and what it is."""
-
-    grid_uniq_key: GridUniqKey
-    template: Annotated[
-        dict[str, Any],
-        _template(
-            "The spec of the Deployment that each unit gets, as Kubernetes defines it (apps/v1 DeploymentSpec). The "
-            "unit's label and node selector are added to it."
-        ),
-    ]
-    removal: Annotated[
-        Removal, Meta(description="What happens to the child of a unit that has no nodes any more.")
-    ] = field(default_factory=Removal)
 
 
 class ServiceGridSpec(Struct, rename="camel", frozen=True):
@@ -115,7 +79,7 @@ class ServiceGridSpec(Struct, rename="camel", frozen=True):
     grid_uniq_key: GridUniqKey
     template: Annotated[
         dict[str, Any],
-        _template("The spec of the Service, as Kubernetes defines it (core/v1 ServiceSpec)."),
+        template_field("The spec of the Service, as Kubernetes defines it (core/v1 ServiceSpec)."),
     ]
     service_name: Annotated[
         str,
@@ -135,20 +99,6 @@ class ServiceGridSpec(Struct, rename="camel", frozen=True):
             },
         ),
     ] = ""
-
-
-class DeploymentGrid(Struct, rename="camel"):
-    """DeploymentGrid runs one Deployment in every unit of a unique key, pinned to the unit's nodes."""
-
-    KIND: ClassVar[str] = "DeploymentGrid"
-
-    metadata: ObjectMeta
-    spec: Annotated[
-        DeploymentGridSpec, Meta(description="Which units get a Deployment, and what it is; written by the user.")
-    ]
-    status: Annotated[GridStatus, Meta(description="What the controller last saw; written by the controller.")] = (
-        field(default_factory=GridStatus)
-    )
 
 
 class ServiceGrid(Struct, rename="camel"):

@@ -17,9 +17,10 @@ from sitegrid.api.grids import (
     SERVICE_NAME_PATTERN,
     SERVICE_SUFFIX,
     VERSION,
-    DeploymentGrid,
     ServiceGrid,
 )
+from sitegrid.api.nodeunits import NODE_GROUP_RULES, NODE_UNIT_RULES, NodeGroup, NodeUnit
+from sitegrid.api.workloads import DaemonSetGrid, DeploymentGrid, StatefulSetGrid
 from sitegrid.wire.labels import GROUP
 
 
@@ -30,6 +31,8 @@ class Column(NamedTuple):
     type: str
     path: str
     description: str
+    priority: int = 0
+    """0 is always shown, 1 only by `-o wide`."""
 
 
 class Definition(NamedTuple):
@@ -40,6 +43,7 @@ class Definition(NamedTuple):
     short_name: str
     columns: tuple[Column, ...]
     rules: tuple[dict[str, str], ...] = ()
+    namespaced: bool = True
 
     @property
     def kind(self) -> str:
@@ -56,12 +60,31 @@ _KEY = Column("Key", "string", ".spec.gridUniqKey", "The node label key that div
 _UNITS = Column("Units", "integer", ".status.units", "Units of the key")
 _AGE = Column("Age", "date", ".metadata.creationTimestamp", "Time since the grid was made")
 
+_NODES = Column("Nodes", "integer", ".status.nodeCount", "Nodes that carry the label")
+_READY_NODES = Column("Ready", "integer", ".status.readyNodes", "Nodes that are ready")
+_WORKLOAD_COLUMNS = (
+    _KEY,
+    Column("Units", "integer", ".status.units", "Units that the grid is for"),
+    Column("Ready", "integer", ".status.readyUnits", "Units with all pods ready"),
+    Column("Updated", "integer", ".status.updatedUnits", "Units that run nothing but the current template", 1),
+    Column("Unavailable", "integer", ".status.unavailableUnits", "Units with no pod ready", 1),
+    _AGE,
+)
+
 DEFINITIONS: tuple[Definition, ...] = (
+    Definition(DeploymentGrid, "deploymentgrids", "dg", _WORKLOAD_COLUMNS),
+    Definition(StatefulSetGrid, "statefulsetgrids", "ssg", _WORKLOAD_COLUMNS),
     Definition(
-        DeploymentGrid,
-        "deploymentgrids",
-        "dg",
-        (_KEY, _UNITS, Column("Ready", "integer", ".status.readyUnits", "Units with all pods ready"), _AGE),
+        DaemonSetGrid,
+        "daemonsetgrids",
+        "dsg",
+        _WORKLOAD_COLUMNS,
+        (
+            {
+                "rule": ("!has(self.spec.overrides) || self.spec.overrides.all(override, !has(override.replicas))"),
+                "message": "a DaemonSet has no replicas: it runs one pod on each of the unit's nodes",
+            },
+        ),
     ),
     Definition(
         ServiceGrid,
@@ -83,6 +106,29 @@ DEFINITIONS: tuple[Definition, ...] = (
             },
         ),
     ),
+    Definition(
+        NodeUnit,
+        "nodeunits",
+        "nu",
+        (
+            _KEY,
+            Column("Unit", "string", ".status.unit", "The value of the key on the unit's nodes"),
+            _NODES,
+            _READY_NODES,
+            Column("Suspended", "boolean", ".spec.suspend", "Whether nothing is changed in the unit"),
+            _AGE,
+        ),
+        NODE_UNIT_RULES,
+        namespaced=False,
+    ),
+    Definition(
+        NodeGroup,
+        "nodegroups",
+        "ng",
+        (_KEY, Column("Units", "integer", ".status.unitCount", "Units of the key"), _NODES, _READY_NODES, _AGE),
+        NODE_GROUP_RULES,
+        namespaced=False,
+    ),
 )
 
 
@@ -94,7 +140,7 @@ def custom_resource_definition(definition: Definition) -> dict[str, Any]:
         "metadata": {"name": f"{definition.plural}.{GROUP}"},
         "spec": {
             "group": GROUP,
-            "scope": "Namespaced",
+            "scope": "Namespaced" if definition.namespaced else "Cluster",
             "names": {
                 "kind": definition.kind,
                 "listKind": f"{definition.kind}List",
@@ -115,6 +161,7 @@ def custom_resource_definition(definition: Definition) -> dict[str, Any]:
                             "type": column.type,
                             "jsonPath": column.path,
                             "description": column.description,
+                            **({"priority": column.priority} if column.priority else {}),
                         }
                         for column in definition.columns
                     ],
@@ -144,9 +191,14 @@ def structural_schema(definition: Definition) -> dict[str, Any]:
 
 def _structural(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
     """Return `schema` with references resolved, and without what a structural schema may not or shall not have."""
+    if "anyOf" in schema:
+        # An optional field: that it may be absent is said by `required` alone.
+        (chosen,) = (option for option in schema["anyOf"] if option != {"type": "null"})
+        schema = {**chosen, **{key: value for key, value in schema.items() if key != "anyOf"}}
     if "$ref" in schema:
-        # A field's own description wins over that of the type it refers to.
-        schema = {**components[schema["$ref"]], **{k: v for k, v in schema.items() if k != "$ref"}}
+        # A field's own description wins over that of the type it refers to; rules of both hold.
+        target = components[schema["$ref"]]
+        schema = {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
     result = {key: value for key, value in schema.items() if key not in ("title", "default")}
     if not result.get("required", True):
         del result["required"]
@@ -156,8 +208,9 @@ def _structural(schema: dict[str, Any], components: dict[str, Any]) -> dict[str,
         result.setdefault("format", "int64")
     if "properties" in result:
         result["properties"] = {name: _structural(value, components) for name, value in result["properties"].items()}
-    if "items" in result:
-        result["items"] = _structural(result["items"], components)
+    for name in ("items", "additionalProperties"):
+        if name in result:
+            result[name] = _structural(result[name], components)
     return result
 
 

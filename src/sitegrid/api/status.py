@@ -1,4 +1,4 @@
-"""What the controller reports on a grid: counts, conditions, and the units that have a problem.
+"""What the controller reports on a grid: counts, conditions, and the state of each unit.
 
 Written by `sitegrid.controller`, made by `sitegrid.grid.status`. Lists are bounded, so that a grid of thousands of
 units stays a small object.
@@ -10,8 +10,8 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct, field
 
-MAX_PROBLEM_UNITS: Final = 20
-"""How many units with a problem the status names; the condition's message counts the rest."""
+MAX_UNKNOWN_UNITS: Final = 100
+"""How many names that no unit has the status tells."""
 
 
 class Condition(Struct, rename="camel", frozen=True):
@@ -31,22 +31,30 @@ class Condition(Struct, rename="camel", frozen=True):
     observed_generation: Annotated[int, Meta(description="The generation of the grid that was looked at.")] = 0
 
 
-class ProblemUnit(Struct, rename="camel", frozen=True):
-    """A unit whose child could not be made as wanted."""
+class UnitState(Struct, rename="camel", frozen=True, omit_defaults=True):
+    """One unit of a workload grid."""
 
     name: Annotated[str, Meta(description="The unit: the value of the unique key on its nodes.")]
-    reason: Annotated[str, Meta(description="The cause in one word, for programs.")]
-    message: Annotated[str, Meta(description="The cause in a sentence, for people.")]
+    state: Annotated[
+        Literal["Degraded", "Suspended", "Progressing", "NotReady", "Ready"],
+        Meta(
+            description=(
+                "Ready; NotReady: pods are missing; Progressing: the template of the unit is being rolled out; "
+                "Suspended: its NodeUnit is suspended, nothing is changed; Degraded: see reason."
+            )
+        ),
+    ]
+    replicas: Annotated[int, Meta(description="Pods that the unit is to have.")] = 0
+    updated_replicas: Annotated[int, Meta(description="Pods of the unit's current template.")] = 0
+    ready_replicas: Annotated[int, Meta(description="Pods that are ready.")] = 0
+    template: Annotated[str, Meta(description="The entry of templatePool that the unit uses, if any.")] = ""
+    reason: Annotated[str, Meta(description="The cause in one word, for programs.")] = ""
+    message: Annotated[str, Meta(description="The cause in a sentence, for people.")] = ""
 
 
 _CONDITIONS = Meta(
     description="Ready, Progressing and Degraded, each with a reason and a message.",
     extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-)
-_PROBLEM_UNITS = Meta(
-    description="Units whose child could not be made as wanted, at most 20; conditions count all of them.",
-    max_length=MAX_PROBLEM_UNITS,
-    extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
 )
 
 
@@ -54,13 +62,41 @@ class GridStatus(Struct, rename="camel", frozen=True):
     """What the controller last saw of a workload grid."""
 
     observed_generation: Annotated[int, Meta(description="The generation of the spec that this status is about.")] = 0
-    units: Annotated[int, Meta(description="Units of the unique key, each to have its own workload.", ge=0)] = 0
+    units: Annotated[int, Meta(description="Units that the grid is for, each to have its own workload.", ge=0)] = 0
     updated_units: Annotated[
         int, Meta(description="Units whose workload runs nothing but the current template.", ge=0)
     ] = 0
     ready_units: Annotated[int, Meta(description="Units whose workload has all its pods ready.", ge=0)] = 0
+    unavailable_units: Annotated[int, Meta(description="Units that are to run pods and have none ready.", ge=0)] = 0
     conditions: Annotated[list[Condition], _CONDITIONS] = field(default_factory=list)
-    problem_units: Annotated[list[ProblemUnit], _PROBLEM_UNITS] = field(default_factory=list)
+    # Atomic, since managedFields would otherwise name every unit once more.
+    unit_states: Annotated[
+        list[UnitState],
+        Meta(
+            description="The state of each unit, those that are not ready first; of very many only the first.",
+            extra_json_schema={"x-kubernetes-list-type": "atomic"},
+        ),
+    ] = field(default_factory=list)
+    unit_states_omitted: Annotated[
+        int, Meta(description="How many units unitStates leaves out, since there are too many.", ge=0)
+    ] = 0
+    unused_templates: Annotated[
+        list[Annotated[str, Meta(description="The name of the entry.")]],
+        Meta(
+            description="Entries of templatePool that neither templates nor defaultTemplateName names.",
+            extra_json_schema={"x-kubernetes-list-type": "atomic"},
+        ),
+    ] = field(default_factory=list)
+    unknown_units: Annotated[
+        list[Annotated[str, Meta(description="The name that no unit has.")]],
+        Meta(
+            description=(
+                "Names in units, overrides and templates that no unit has; at most 100. No error, since the site may "
+                "come later."
+            ),
+            extra_json_schema={"x-kubernetes-list-type": "atomic"},
+        ),
+    ] = field(default_factory=list)
 
 
 class ServiceGridStatus(Struct, rename="camel", frozen=True):

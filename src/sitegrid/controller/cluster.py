@@ -10,23 +10,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 
-from sitegrid.api.grids import DeploymentGrid, ServiceGrid
+from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.meta import ObjectMeta
+from sitegrid.api.nodeunits import NodeGroup, NodeUnit
+from sitegrid.api.workloads import WorkloadGrid
 from sitegrid.controller.reaches import NodeReaches
-from sitegrid.controller.resources import DEPLOYMENTGRIDS, SERVICEGRIDS
+from sitegrid.controller.resources import NODEGROUPS, NODEUNITS, SERVICEGRIDS, child_resource, grid_resource
 from sitegrid.controller.written import Written
-from sitegrid.grid.observed import Deployment, EndpointSlice, Node, Service
+from sitegrid.grid.kinds import COMPANION_KINDS, WORKLOAD_KINDS, ObjectKind, WorkloadKind
+from sitegrid.grid.nodeunits import Declaration, UnitOfKey, declared, is_generated
+from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
 from sitegrid.grid.slices import is_source, is_unit_slice
-from sitegrid.grid.units import Units, find_units, unit_of_node
+from sitegrid.grid.units import Units, unit_of_node, units_of
 from sitegrid.kube.client import Client
 from sitegrid.kube.reflector import Reflector
-from sitegrid.kube.resources import DEPLOYMENTS, ENDPOINTSLICES, NODES, SERVICES
+from sitegrid.kube.resources import ENDPOINTSLICES, NODES, SERVICES
 from sitegrid.kube.store import Store
 from sitegrid.wire.labels import GRID, GRID_UNIQ_KEY, SERVICE_NAME, UNIT_SERVICE_NAME
 
@@ -35,7 +39,11 @@ log = logging.getLogger(__name__)
 OWNER: Final = "owner"
 """Index: children by the uid of their controller."""
 KEY: Final = "key"
-"""Index: grids by their unique key."""
+"""Index: grids, NodeUnits and NodeGroups by their unique key."""
+UNIT_OF_KEY: Final = "unit-of-key"
+"""Index: NodeUnits by the unit that they are for (`unit_index`)."""
+NAMED_NODE: Final = "named-node"
+"""Index: NodeUnits by the nodes that they name."""
 SOURCE: Final = "source"
 """Index: Kubernetes' own slices by the Service (`service_index`)."""
 UNIT_SLICE: Final = "unit-slice"
@@ -46,13 +54,16 @@ NEXT_NOTICE: Final = 30.0
 """Seconds until the log says (again) what is being waited for."""
 
 
-class NodeUnits:
-    """The units of each unique key, found anew only after a node's labels changed."""
+class KnownUnits:
+    """The units of each unique key, found anew only after a node's labels or a NodeUnit changed."""
 
-    def __init__(self, nodes: Store[Node]) -> None:
+    def __init__(self, nodes: Store[Node], node_units: Store[NodeUnit]) -> None:
         self._nodes = nodes
+        self._node_units = node_units
         self._known: dict[str, tuple[Units, Mapping[str, str]]] = {}
+        self._declared: Mapping[UnitOfKey, Declaration] | None = None
         nodes.add_handler(self._changed)
+        node_units.add_handler(self._declaration_changed)
 
     def of(self, key: str) -> Units:
         """Return the units of `key`."""
@@ -62,17 +73,38 @@ class NodeUnits:
         """Return the value of `key` by the node's name, for nodes that are in a unit."""
         return self._get(key)[1]
 
+    def nodes_of(self, key: str, value: str) -> Collection[str]:
+        """Return the names of the nodes of one unit; none where there is no such unit."""
+        info = self._get(key)[0].get(value)
+        return () if info is None else info.nodes
+
     def _get(self, key: str) -> tuple[Units, Mapping[str, str]]:
         known = self._known.get(key)
         if known is None:
             nodes = ((node.metadata.name, node.metadata.labels) for node in self._nodes.list())
-            units = find_units(nodes, key)
+            if self._declared is None:
+                self._declared = declared(self._node_units.list())
+            units = units_of(key, nodes, self._declared)
             known = self._known[key] = (units, unit_of_node(units))
         return known
 
     def _changed(self, old: Node | None, new: Node | None) -> None:
         for key in changed_labels(old, new):
             self._known.pop(key, None)
+
+    def _declaration_changed(self, old: NodeUnit | None, new: NodeUnit | None) -> None:
+        for key in changed_declarations(old, new):
+            self._declared = None
+            self._known.pop(key, None)
+
+
+class WorkloadStores:
+    """The grids of one kind, and their children."""
+
+    def __init__(self, kind: WorkloadKind, clock: Callable[[], float]) -> None:
+        self.kind = kind
+        self.grids: Written[WorkloadGrid] = Written(Store(), {KEY: _unique_key}, clock=clock)
+        self.children: Written[Workload] = Written(Store(), {OWNER: _owner}, clock=clock)
 
 
 class Cluster:
@@ -85,11 +117,18 @@ class Cluster:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.nodes: Store[Node] = Store()
-        self.units = NodeUnits(self.nodes)
+        self.node_units: Written[NodeUnit] = Written(
+            Store(), {KEY: _unique_key, UNIT_OF_KEY: _unit_of_key, NAMED_NODE: _named_nodes}, clock=clock
+        )
+        self.node_groups: Written[NodeGroup] = Written(Store(), {KEY: _unique_key}, clock=clock)
+        self.units = KnownUnits(self.nodes, self.node_units.store)
         self.reaches = NodeReaches(self.nodes, now=now)
-        self.deployment_grids: Written[DeploymentGrid] = Written(Store(), {KEY: _unique_key}, clock=clock)
+        self.workloads = {name: WorkloadStores(kind, clock) for name, kind in WORKLOAD_KINDS.items()}
+        """By the kind of the grid."""
+        self.companions: dict[ObjectKind, Written[Companion]] = {
+            kind: Written(Store(), {OWNER: _owner}, clock=clock) for kind in COMPANION_KINDS
+        }
         self.service_grids: Written[ServiceGrid] = Written(Store(), {KEY: _unique_key}, clock=clock)
-        self.deployments: Written[Deployment] = Written(Store(), {OWNER: _owner}, clock=clock)
         self.services: Written[Service] = Written(Store(), {OWNER: _owner}, clock=clock)
         self.slices: Written[EndpointSlice] = Written(
             Store(), {SOURCE: _source, UNIT_SLICE: _unit_slice}, clock=clock
@@ -100,15 +139,30 @@ class Cluster:
         """Return the reflectors that fill the stores from `client`; the caller runs them."""
         self._reflectors = [
             Reflector(client, NODES, self.nodes, object_type=Node),
-            Reflector(client, DEPLOYMENTGRIDS, self.deployment_grids.store, object_type=DeploymentGrid),
+            Reflector(client, NODEUNITS, self.node_units.store, object_type=NodeUnit),
+            Reflector(client, NODEGROUPS, self.node_groups.store, object_type=NodeGroup),
             Reflector(client, SERVICEGRIDS, self.service_grids.store, object_type=ServiceGrid),
-            Reflector(client, DEPLOYMENTS, self.deployments.store, object_type=Deployment, label_selector=GRID),
             Reflector(client, SERVICES, self.services.store, object_type=Service, label_selector=GRID),
             Reflector(
                 client, ENDPOINTSLICES, self.slices.store, object_type=EndpointSlice, label_selector=GRID_UNIQ_KEY
             ),
         ]
+        for stores in self.workloads.values():
+            kind, child = stores.kind, child_resource(stores.kind.child)
+            self._reflectors += [
+                Reflector(client, grid_resource(kind), stores.grids.store, object_type=kind.grid_type),
+                Reflector(client, child, stores.children.store, object_type=Workload, label_selector=GRID),
+            ]
+        for object_kind, companions in self.companions.items():
+            resource = child_resource(object_kind)
+            self._reflectors.append(
+                Reflector(client, resource, companions.store, object_type=Companion, label_selector=GRID)
+            )
         return self._reflectors
+
+    def grid_stores(self) -> list[Store[Any]]:
+        """Return the stores of grids, of all kinds."""
+        return [*(stores.grids.store for stores in self.workloads.values()), self.service_grids.store]
 
     def unsynced(self) -> list[str]:
         """Return what is still missing, in words for /readyz and the log; empty when everything is observed."""
@@ -120,8 +174,9 @@ class Cluster:
         ]
 
     def counts(self) -> tuple[int, int, int]:
-        """Return how many DeploymentGrids, ServiceGrids and nodes are observed."""
-        return len(self.deployment_grids.store), len(self.service_grids.store), len(self.nodes)
+        """Return how many workload grids, ServiceGrids and nodes are observed."""
+        workload_grids = sum(len(stores.grids.store) for stores in self.workloads.values())
+        return workload_grids, len(self.service_grids.store), len(self.nodes)
 
     async def wait_synced(self) -> None:
         """Return when every store has been complete once."""
@@ -146,6 +201,17 @@ def changed_labels(old: Node | None, new: Node | None) -> set[str]:
     return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
 
 
+def changed_declarations(old: NodeUnit | None, new: NodeUnit | None) -> set[str]:
+    """Return the unique keys of whose units two states of a NodeUnit say different things.
+
+    A status says nothing, and neither does a NodeUnit that we made by ourselves.
+    """
+    saying = [item for item in (old, new) if item is not None and not is_generated(item)]
+    if len(saying) == 2 and _says(saying[0]) == _says(saying[1]):
+        return set()
+    return {item.spec.grid_uniq_key for item in saying}
+
+
 def service_index(namespace: str, name: str) -> str:
     """Return how the slice indexes name a Service."""
     return f"{namespace}/{name}"
@@ -156,11 +222,29 @@ def decode(answer: dict[str, Any], object_type: type[Any]) -> Any:
     return msgspec.json.decode(msgspec.json.encode(answer), type=object_type)
 
 
-def _unique_key(grid: DeploymentGrid | ServiceGrid) -> Iterable[str]:
-    return (grid.spec.grid_uniq_key,)
+def _says(node_unit: NodeUnit) -> tuple[object, ...]:
+    meta, spec = node_unit.metadata, node_unit.spec
+    return (node_unit.unit, meta.labels, bool(meta.deletion_timestamp), spec.values, spec.suspend)
 
 
-def _owner(child: Deployment | Service) -> Iterable[str]:
+def unit_index(key: str, value: str) -> str:
+    """Return how the index of NodeUnits names a unit; neither part of it can have the separator."""
+    return f"{key}={value}"
+
+
+def _unique_key(item: WorkloadGrid | ServiceGrid | NodeUnit | NodeGroup) -> Iterable[str]:
+    return (item.spec.grid_uniq_key,)
+
+
+def _unit_of_key(node_unit: NodeUnit) -> Iterable[str]:
+    return (unit_index(node_unit.spec.grid_uniq_key, node_unit.unit),)
+
+
+def _named_nodes(node_unit: NodeUnit) -> Iterable[str]:
+    return node_unit.spec.nodes
+
+
+def _owner(child: Workload | Companion | Service) -> Iterable[str]:
     owner = child.metadata.controller()
     return () if owner is None else (owner.uid,)
 

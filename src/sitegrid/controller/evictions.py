@@ -3,8 +3,9 @@
 Called by the manager after each pass over a DeploymentGrid. Pods are not watched: those of one node and unit are
 listed at the moment the node is given up, once. Which nodes those are is decided by `sitegrid.grid.eviction`; this
 deletes the pods, and the ReplicaSets replace them. Invariant I8: while a whole unit is unreachable, nothing of it is
-touched. Held by ``tests/controller/passes/test_evictions.py`` and, on a real API server,
-``tests/controller/test_lost_nodes.py``.
+touched. Only for Deployments: a DaemonSet has no other node to go to, and a StatefulSet's pod is not replaced before
+its node has said that it ended. Held by ``tests/controller/passes/test_evictions.py`` and, on a real API server,
+``tests/controller/test_reachability.py``.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
-from sitegrid.api.grids import DeploymentGrid
+from sitegrid.api.workloads import DeploymentGrid, WorkloadGrid
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.queues import GridKey
 from sitegrid.controller.reporter import Reporter
-from sitegrid.controller.resources import DEPLOYMENTGRIDS
+from sitegrid.controller.resources import grid_resource
 from sitegrid.controller.writer import Writer
 from sitegrid.grid.eviction import LostNode, find_lost
 from sitegrid.grid.kinds import DEPLOYMENT
-from sitegrid.grid.names import child_name
 from sitegrid.grid.observed import Pod
+from sitegrid.grid.workload import name_of_child
 from sitegrid.kube.client import ObjectList
 from sitegrid.kube.resources import PODS, Resource
 from sitegrid.wire.labels import UNIT, unit_id
@@ -73,7 +74,7 @@ class Evictions:
 
         Raises ApiError and Unreachable.
         """
-        grid = self._cluster.deployment_grids.get(key.namespace, key.name)
+        grid = self._cluster.workloads[DeploymentGrid.KIND].grids.get(key.namespace, key.name)
         unready = self._cluster.reaches.unready()
         if grid is None or grid.metadata.deletion_timestamp or not unready:
             self._done.pop(grid.metadata.uid if grid is not None else "", None)
@@ -95,7 +96,7 @@ class Evictions:
                 done.add(lost)
         return losses.wake_in
 
-    async def _evict(self, grid: DeploymentGrid, lost: LostNode) -> None:
+    async def _evict(self, grid: WorkloadGrid, lost: LostNode) -> None:
         unit = unit_id(grid.spec.grid_uniq_key, lost.unit)
         found = await self._api.list_as(
             Pod,
@@ -104,7 +105,7 @@ class Evictions:
             label_selector=f"{UNIT}={unit}",
             field_selector=f"spec.nodeName={lost.node}",
         )
-        child = child_name(grid.metadata.name, lost.unit, max_length=DEPLOYMENT.max_name)
+        child = name_of_child(DEPLOYMENT, grid, lost.unit)
         pods = [
             pod.metadata for pod in found.items if pod.of_deployment(child) and not pod.metadata.deletion_timestamp
         ]
@@ -117,4 +118,6 @@ class Evictions:
                 f"deleted its pods, to be run there: {names}"
             )
             log.warning("DeploymentGrid %s/%s: %s", grid.metadata.namespace, grid.metadata.name, note)
-            self._reporter.warning(DEPLOYMENTGRIDS, grid.metadata, reason="UnitNodeLost", action="Evict", note=note)
+            self._reporter.warning(
+                grid_resource(DEPLOYMENT), grid.metadata, reason="UnitNodeLost", action="Evict", note=note
+            )

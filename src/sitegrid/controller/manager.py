@@ -15,16 +15,22 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
-from sitegrid.api.grids import DeploymentGrid, ServiceGrid
+from sitegrid.api.grids import ServiceGrid
+from sitegrid.api.nodeunits import NodeUnit
+from sitegrid.api.workloads import DeploymentGrid
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.evictions import Evictions, Lists
+from sitegrid.controller.memberships import Memberships
 from sitegrid.controller.metrics import Metrics
-from sitegrid.controller.queues import GridKey, Queues, ServiceKey
+from sitegrid.controller.nodeunits import MIN_INTERVAL as UNIT_INTERVAL
+from sitegrid.controller.nodeunits import NodeUnits
+from sitegrid.controller.queues import GridKey, Queues, ServiceKey, UnitKey
 from sitegrid.controller.reporter import Recorder, Reporter
 from sitegrid.controller.services import Services
 from sitegrid.controller.slices import Slices
 from sitegrid.controller.statuses import Statuses
 from sitegrid.controller.triggers import Triggers
+from sitegrid.controller.unittriggers import NODE, UnitTriggers
 from sitegrid.controller.workloads import Workloads
 from sitegrid.controller.writer import Api, Writer
 from sitegrid.kube.errors import ApiError, Unreachable
@@ -36,11 +42,13 @@ GRID_WORKERS: Final = 8
 SLICE_WORKERS: Final = 8
 SLICE_WRITES: Final = 16
 """Writes of unit slices at once."""
+UNIT_WORKERS: Final = 4
+"""Passes over nodes, NodeUnits and NodeGroups at once, which also bounds their writes."""
 RESYNC: Final = 300.0
 """Seconds between two looks at everything. At rest that writes nothing; it finds what no event tells, such as a child
 that was made and deleted while the watch was down."""
 
-K = TypeVar("K", GridKey, ServiceKey)
+K = TypeVar("K", GridKey, ServiceKey, UnitKey)
 
 
 class ReadWrite(Api, Lists, Protocol):
@@ -56,11 +64,19 @@ class Manager:
         self._triggers = Triggers(cluster)
         writer = Writer(api, metrics)
         statuses, reporter = Statuses(writer), Reporter(recorder)
-        self._workloads = Workloads(cluster, writer, statuses, reporter)
+        self._workloads = {
+            kind: Workloads(stores.kind, cluster, writer, statuses, reporter)
+            for kind, stores in cluster.workloads.items()
+        }
         self._evictions = Evictions(cluster, api, writer, reporter)
         self._services = Services(cluster, writer, statuses, reporter)
         # Writes of slices have their own share, so that they never wait behind a rollout's.
         self._slices = Slices(cluster, Writer(api, metrics, parallel=SLICE_WRITES))
+        unit_writer = Writer(api, metrics, parallel=UNIT_WORKERS)
+        self._memberships = Memberships(cluster, unit_writer)
+        unit_statuses = Statuses(unit_writer, interval=UNIT_INTERVAL)
+        self._node_units = NodeUnits(cluster, unit_writer, unit_statuses, reporter, self._memberships)
+        self._unit_triggers = UnitTriggers(cluster, self._memberships)
 
     async def lead(self) -> None:
         """Work until cancelled."""
@@ -68,37 +84,50 @@ class Manager:
         queues = Queues()
         self._metrics.watch_queue("grids", lambda: len(queues.grids))
         self._metrics.watch_queue("slices", lambda: len(queues.slices))
+        self._metrics.watch_queue("units", lambda: len(queues.units))
         self._triggers.queues = queues
         self._triggers.add_all()
-        log.info("working: %d DeploymentGrids, %d ServiceGrids, %d nodes", *self._cluster.counts())
+        self._unit_triggers.start(queues.units)
+        log.info("working: %d workload grids, %d ServiceGrids, %d nodes", *self._cluster.counts())
         try:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(GRID_WORKERS):
                     tasks.create_task(self._work(queues.grids, self._grid))
                 for _ in range(SLICE_WORKERS):
                     tasks.create_task(self._work(queues.slices, self._service_slices))
+                for _ in range(UNIT_WORKERS):
+                    tasks.create_task(self._work(queues.units, self._unit))
                 while True:
                     await asyncio.sleep(RESYNC)
                     self._triggers.add_all()
+                    self._unit_triggers.add_all()
         finally:
             self._triggers.queues = None
+            self._unit_triggers.stop()
             queues.shut_down()
 
     async def _grid(self, key: GridKey) -> float | None:
-        passes = {
-            DeploymentGrid.KIND: (self._workloads.reconcile, self._evictions.reconcile),
-            ServiceGrid.KIND: (self._services.reconcile,),
-        }
-        times = [await one_pass(key) for one_pass in passes[key.kind]]
+        if key.kind == ServiceGrid.KIND:
+            return await self._services.reconcile(key)
+        times = [await self._workloads[key.kind].reconcile(key)]
+        if key.kind == DeploymentGrid.KIND:
+            times.append(await self._evictions.reconcile(key))
         return min((seconds for seconds in times if seconds is not None), default=None)
 
     async def _service_slices(self, key: ServiceKey) -> float | None:
         return await self._slices.reconcile(key)
 
+    async def _unit(self, key: UnitKey) -> float | None:
+        if key.kind == NODE:
+            return await self._memberships.reconcile(key.name)
+        if key.kind == NodeUnit.KIND:
+            return await self._node_units.unit(key.unique_key, key.name)
+        return await self._node_units.group(key.unique_key)
+
     async def _work(self, queue: WorkQueue[K], one_pass: Callable[[K], Awaitable[float | None]]) -> None:
         while True:
             key = await queue.get()
-            kind = key.kind if isinstance(key, GridKey) else "EndpointSlice"
+            kind = "EndpointSlice" if isinstance(key, ServiceKey) else key.kind
             started = time.monotonic()
             result = "error"
             try:

@@ -1,6 +1,6 @@
-"""The keys of the work: which grids to look at, and which Services' slices.
+"""The keys of the work: which grids to look at, which Services' slices, and which units.
 
-Two queues with workers of their own, so that an endpoint's change never waits behind a rollout.
+Queues with workers of their own, so that an endpoint's change never waits behind a rollout.
 """
 
 from __future__ import annotations
@@ -26,14 +26,30 @@ class ServiceKey(NamedTuple):
     name: str
 
 
+class UnitKey(NamedTuple):
+    """One Node as a member, one NodeUnit (by its unit, whatever its name), or the NodeGroup of a unique key."""
+
+    kind: str
+    unique_key: str
+    """Empty for a Node, which may be a member for several keys."""
+    name: str
+
+    @property
+    def namespace(self) -> str:
+        """What comes before the name in the log."""
+        return self.unique_key
+
+
 @dataclass(frozen=True, slots=True)
 class Queues:
     """The queues of one time of leading."""
 
     grids: WorkQueue[GridKey] = field(default_factory=lambda: WorkQueue(base_delay=0.1, max_delay=60.0))
     slices: WorkQueue[ServiceKey] = field(default_factory=lambda: WorkQueue(base_delay=0.05, max_delay=60.0))
+    units: WorkQueue[UnitKey] = field(default_factory=lambda: WorkQueue(base_delay=0.1, max_delay=60.0))
 
     def shut_down(self) -> None:
         """Take no more keys."""
         self.grids.shut_down()
         self.slices.shut_down()
+        self.units.shut_down()

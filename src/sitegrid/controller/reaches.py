@@ -63,17 +63,18 @@ class NodeReaches:
 
     def _dated(self, name: str, before: Reach | None, read: Reach) -> Reach:
         now, known = self._now(), self._all.get(name)
-        since, ready_since = min(read.since, now), min(read.ready_since, now)
-        if before is not None and known is not None:
-            if before.away != read.away:
-                since = now
-            elif before.since == read.since:
-                since = known.since
-            if before.ready != read.ready:
-                ready_since = now
-            elif before.ready_since == read.ready_since:
-                ready_since = known.ready_since
-        return read._replace(since=since, ready_since=ready_since)
+        reach = read._replace(since=min(read.since, now), ready_since=min(read.ready_since, now))
+        if before is None or known is None:
+            return reach
+        if before.away != read.away:
+            reach = reach._replace(since=now, new=False)
+        elif before.since == read.since:
+            reach = reach._replace(since=known.since, new=known.new)
+        if before.ready != read.ready:
+            reach = reach._replace(ready_since=now)
+        elif before.ready_since == read.ready_since:
+            reach = reach._replace(ready_since=known.ready_since)
+        return reach
 
     def _forget(self, name: str) -> None:
         self._all.pop(name, None)

@@ -1,12 +1,30 @@
-"""The grids' resource types, as the client addresses them."""
+"""The resource types of grids and of what they make, as the client addresses them; workloads' come from the table."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from sitegrid.api.grids import VERSION
+from sitegrid.grid.kinds import COMPANION_KINDS, WORKLOAD_KINDS, ObjectKind, WorkloadKind
 from sitegrid.kube.resources import Resource
 from sitegrid.wire.labels import GROUP
 
-DEPLOYMENTGRIDS: Final = Resource(GROUP, VERSION, "deploymentgrids", "DeploymentGrid", True)
 SERVICEGRIDS: Final = Resource(GROUP, VERSION, "servicegrids", "ServiceGrid", True)
+NODEUNITS: Final = Resource(GROUP, VERSION, "nodeunits", "NodeUnit", False)
+NODEGROUPS: Final = Resource(GROUP, VERSION, "nodegroups", "NodeGroup", False)
+
+
+def grid_resource(kind: WorkloadKind) -> Resource:
+    """Return the resource type of the grids of `kind`."""
+    return Resource(GROUP, VERSION, kind.grid_plural, kind.grid_kind, True)
+
+
+def child_resource(kind: ObjectKind) -> Resource:
+    """Return the resource type of children or companions of `kind`."""
+    return _CHILDREN[kind]
+
+
+_CHILDREN: Final = {
+    kind: Resource(kind.group, kind.version, kind.plural, kind.kind, True)
+    for kind in (*(row.child for row in WORKLOAD_KINDS.values()), *COMPANION_KINDS)
+}

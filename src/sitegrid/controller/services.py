@@ -81,7 +81,7 @@ class Services:
         problem = memory.retries.problems().get(_SERVICE)
         if problem is None:
             await self._delete_former(grid)
-        units = len(self._cluster.units.of(grid.spec.grid_uniq_key))
+        units = sum(1 for info in self._cluster.units.of(grid.spec.grid_uniq_key).values() if info.nodes)
         status = service_status(grid, units, problem, now=self._now())
         wake = await self._statuses.write(SERVICEGRIDS, self._cluster.service_grids, grid, status)
         times = (wake or None, memory.retries.next_due())

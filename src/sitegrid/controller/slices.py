@@ -9,6 +9,7 @@ a unit's nodes last saw stays while the cloud cannot see them (`sitegrid.grid.re
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
@@ -16,10 +17,16 @@ from sitegrid.api.grids import ServiceGrid
 from sitegrid.controller.cluster import SOURCE, UNIT_SLICE, Cluster, decode, service_index
 from sitegrid.controller.queues import ServiceKey
 from sitegrid.controller.writer import Writer
-from sitegrid.grid.observed import EndpointSlice, Service
-from sitegrid.grid.reachability import carry_over, find_holds
+from sitegrid.grid.observed import EndpointSlice, Node, Service
+from sitegrid.grid.reachability import carry_over, find_holds, silenced
 from sitegrid.grid.slices import manifest, unchanged, wanted_slices
-from sitegrid.kube.resources import ENDPOINTSLICES
+from sitegrid.kube.errors import ApiError
+from sitegrid.kube.resources import ENDPOINTSLICES, NODES
+
+log = logging.getLogger(__name__)
+
+_Slices = dict[str, EndpointSlice]
+"""Slices by their names."""
 
 
 class Slices:
@@ -38,9 +45,10 @@ class Slices:
         Raises ApiError and Unreachable, after all were tried.
         """
         index = service_index(key.namespace, key.name)
-        present = {item.metadata.name: item for item in self._cluster.slices.by_index(UNIT_SLICE, index)}
-        items, again = self._wanted(key, index, present.values())
-        wanted = {item.metadata.name: item for item in items}
+        present, wanted, again = self._look(key, index)
+        if nodes := silenced(wanted.values(), present.values()):
+            await self._refresh(nodes)
+            present, wanted, again = self._look(key, index)
         writes = [
             self._apply(item, present.get(name))
             for name, item in wanted.items()
@@ -52,6 +60,27 @@ class Slices:
             if isinstance(result, BaseException):
                 raise result
         return again
+
+    async def _refresh(self, names: Iterable[str]) -> None:
+        """Have the store know the nodes as they are now, so that it is not behind the slices."""
+        try:
+            answers = await asyncio.gather(*(self._writer.find(NODES, "", name) for name in names))
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            # An older ClusterRole: the store is right but for moments, and no endpoint would ever go otherwise.
+            log.warning("nodes cannot be asked for, apply deploy/rbac/controller.yaml: %s", error)
+            return
+        for found in answers:
+            # Not one whose deletion the store has seen meanwhile: no further event would take it out again.
+            if found is not None and self._cluster.nodes.get(None, found["metadata"]["name"]) is not None:
+                self._cluster.nodes.set(decode(found, Node))
+
+    def _look(self, key: ServiceKey, index: str) -> tuple[_Slices, _Slices, float | None]:
+        """Return the unit slices that are there, those that should be, and in how many seconds to come again."""
+        present = {item.metadata.name: item for item in self._cluster.slices.by_index(UNIT_SLICE, index)}
+        items, again = self._wanted(key, index, present.values())
+        return present, {item.metadata.name: item for item in items}, again
 
     def _wanted(
         self, key: ServiceKey, index: str, present: Iterable[EndpointSlice]

@@ -7,12 +7,15 @@ Invariant I7: a node's heartbeat, which changes no label and no condition's stat
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final, TypeVar
 
-from sitegrid.api.grids import DeploymentGrid, ServiceGrid
-from sitegrid.controller.cluster import KEY, OWNER, Cluster, changed_labels
+from sitegrid.api.grids import ServiceGrid
+from sitegrid.api.nodeunits import NodeUnit
+from sitegrid.api.workloads import WorkloadGrid
+from sitegrid.controller.cluster import KEY, OWNER, Cluster, changed_declarations, changed_labels
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey
-from sitegrid.grid.observed import Deployment, EndpointSlice, Node, Service
+from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
 from sitegrid.grid.reachability import reach_of
 from sitegrid.grid.slices import is_source, is_unit_slice
 from sitegrid.wire.labels import GRID, SERVICE_NAME, UNIT_SERVICE_NAME, label_value
@@ -20,7 +23,7 @@ from sitegrid.wire.labels import GRID, SERVICE_NAME, UNIT_SERVICE_NAME, label_va
 CHILD_DELAY: Final = 0.1
 """Seconds to wait after a child's status changed, since its neighbours' are about to."""
 
-C = TypeVar("C", Deployment, Service)
+C = TypeVar("C", Workload, Service)
 
 
 class Triggers:
@@ -31,16 +34,21 @@ class Triggers:
         self.queues: Queues | None = None
         """Where the keys go; None while this process does not lead."""
         cluster.nodes.add_handler(self._node)
-        cluster.deployment_grids.store.add_handler(self._deployment_grid)
+        cluster.node_units.store.add_handler(self._node_unit)
+        for kind, stores in cluster.workloads.items():
+            stores.grids.store.add_handler(partial(self._workload_grid, kind))
+            stores.children.store.add_handler(partial(self._child, kind))
+        for companions in cluster.companions.values():
+            companions.store.add_handler(self._companion)
         cluster.service_grids.store.add_handler(self._service_grid)
-        cluster.deployments.store.add_handler(self._deployment)
         cluster.services.store.add_handler(self._service)
         cluster.slices.store.add_handler(self._slice)
 
     def add_all(self) -> None:
         """Add everything that is observed, as at the beginning of leading."""
-        for grid in self._cluster.deployment_grids.store.list():
-            self._deployment_grid(None, grid)
+        for kind, stores in self._cluster.workloads.items():
+            for grid in stores.grids.store.list():
+                self._workload_grid(kind, None, grid)
         for service_grid in self._cluster.service_grids.store.list():
             self._service_grid(None, service_grid)
         for service in self._cluster.services.store.list():
@@ -52,8 +60,7 @@ class Triggers:
         if self.queues is None:
             return
         for key in changed_labels(old, new):
-            for grid in self._cluster.deployment_grids.store.by_index(KEY, key):
-                self._deployment_grid(None, grid)
+            self._workload_grids_of(key)
             for service_grid in self._cluster.service_grids.store.by_index(KEY, key):
                 self._service_grid(None, service_grid)
         if old is not None and new is not None and reach_of(old) != reach_of(new):
@@ -62,15 +69,25 @@ class Triggers:
     def _reach(self, node: Node) -> None:
         """Add what depends on whether a node is heard of: where its units' pods are to run, and their endpoints."""
         for key in node.metadata.labels:
-            for grid in self._cluster.deployment_grids.store.by_index(KEY, key):
-                self._deployment_grid(None, grid)
+            self._workload_grids_of(key)
             for service_grid in self._cluster.service_grids.store.by_index(KEY, key):
                 self._slices_of(service_grid)
 
-    def _deployment_grid(self, old: DeploymentGrid | None, new: DeploymentGrid | None) -> None:
+    def _node_unit(self, old: NodeUnit | None, new: NodeUnit | None) -> None:
+        if self.queues is None:
+            return
+        for key in changed_declarations(old, new):
+            self._workload_grids_of(key)
+
+    def _workload_grids_of(self, key: str) -> None:
+        for kind, stores in self._cluster.workloads.items():
+            for grid in stores.grids.store.by_index(KEY, key):
+                self._workload_grid(kind, None, grid)
+
+    def _workload_grid(self, kind: str, old: WorkloadGrid | None, new: WorkloadGrid | None) -> None:
         grid = new or old
         if self.queues is not None and grid is not None:
-            self.queues.grids.add(GridKey(DeploymentGrid.KIND, grid.metadata.namespace, grid.metadata.name))
+            self.queues.grids.add(GridKey(kind, grid.metadata.namespace, grid.metadata.name))
 
     def _service_grid(self, old: ServiceGrid | None, new: ServiceGrid | None) -> None:
         grid = new or old
@@ -87,8 +104,19 @@ class Triggers:
         for service in self._cluster.services.by_index(OWNER, grid.metadata.uid):
             self.queues.slices.add(ServiceKey(service.metadata.namespace, service.metadata.name))
 
-    def _deployment(self, old: Deployment | None, new: Deployment | None) -> None:
-        self._child(DeploymentGrid.KIND, old, new)
+    def _companion(self, old: Companion | None, new: Companion | None) -> None:
+        """Add the grid of the child that controls the companion, unless only its status changed."""
+        if self.queues is None or (old is not None and new is not None and not _edited(old, new)):
+            return
+        for companion in (old, new):
+            owner = companion.metadata.controller() if companion is not None else None
+            if companion is None or owner is None:
+                continue
+            for kind, stores in self._cluster.workloads.items():
+                if owner.kind == stores.kind.child.kind:
+                    child = stores.children.get(companion.metadata.namespace, owner.name)
+                    if child is not None:
+                        self._child(kind, None, child)
 
     def _service(self, old: Service | None, new: Service | None) -> None:
         service = new or old
@@ -123,3 +151,15 @@ class Triggers:
             name = meta.labels.get(GRID, "")
             if new is None and (owner is None or label_value(owner.name) != name):
                 self.queues.grids.add_after(GridKey(kind, meta.namespace, name), delay)
+
+
+def _edited(old: Companion, new: Companion) -> bool:
+    """Tell whether anything of ours may have changed; an autoscaler's status does every few seconds."""
+    before, after = old.metadata, new.metadata
+    return (
+        before.applied_fields() != after.applied_fields()
+        or before.labels != after.labels
+        or before.annotations != after.annotations
+        or before.deletion_timestamp != after.deletion_timestamp
+        or before.controller() != after.controller()
+    )

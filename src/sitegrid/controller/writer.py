@@ -9,13 +9,16 @@ controls, and the API server refuses (409) where another one has taken its place
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Any, Final, Protocol, TypeVar
 
 from sitegrid.api.meta import FIELD_MANAGER, ObjectMeta
 from sitegrid.controller.metrics import Metrics
 from sitegrid.kube.errors import ApiError, Unreachable
 from sitegrid.kube.resources import Resource
+
+RELEASED_MANAGER: Final = f"{FIELD_MANAGER}-released"
+"""The field manager of what is ours no more, and is to stay as it is until somebody else takes it."""
 
 Manifest = dict[str, Any]
 T = TypeVar("T")
@@ -29,6 +32,9 @@ class Api(Protocol):
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Manifest:
         """Return one object."""
+
+    async def create(self, resource: Resource, obj: Manifest, *, field_manager: str | None = None) -> Manifest:
+        """Create an object that must not exist yet."""
 
     async def apply(
         self,
@@ -89,6 +95,56 @@ class Writer:
             "update",
             self._api.apply(resource, {**manifest, "metadata": metadata}, field_manager=FIELD_MANAGER, force=True),
         )
+
+    async def make(self, resource: Resource, manifest: Manifest) -> Manifest:
+        """Create an object that nobody else may have made meanwhile, since we would be writing into theirs."""
+        return await self._counted(
+            resource, "create", self._api.create(resource, manifest, field_manager=FIELD_MANAGER)
+        )
+
+    async def apply_as(
+        self, resource: Resource, metadata: ObjectMeta, fields: Manifest, field_manager: str
+    ) -> Manifest:
+        """Apply `fields` of metadata to somebody else's object as `field_manager`, whose other fields go.
+
+        What others have set otherwise is refused (409).
+        """
+        manifest = {
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": {**fields, "name": metadata.name, "uid": metadata.uid},
+        }
+        return await self._counted(
+            resource, "apply", self._api.apply(resource, manifest, field_manager=field_manager, force=False)
+        )
+
+    async def merge(self, resource: Resource, metadata: ObjectMeta, patch: Manifest) -> Manifest:
+        """Merge `patch` into an object, only if it is as it was observed."""
+        observed = {"uid": metadata.uid, "resourceVersion": metadata.resource_version}
+        patch = {**patch, "metadata": {**patch.get("metadata", {}), **observed}}
+        return await self._counted(
+            resource, "patch", self._api.patch(resource, metadata.name, patch, metadata.namespace or None)
+        )
+
+    async def release_replicas(self, resource: Resource, manifest: Manifest, uid: str, replicas: int) -> None:
+        """Own the present number of replicas under another name, so that giving them up does not reset them to 1.
+
+        As Kubernetes' documentation of server-side apply says for handing a field over to an autoscaler.
+        """
+        metadata = {name: manifest["metadata"][name] for name in ("name", "namespace")}
+        held = {
+            "apiVersion": manifest["apiVersion"],
+            "kind": manifest["kind"],
+            "metadata": {**metadata, "uid": uid},
+            "spec": {"replicas": replicas},
+        }
+        await self._counted(
+            resource, "release", self._api.apply(resource, held, field_manager=RELEASED_MANAGER, force=True)
+        )
+
+    async def delete_templates(self, resource: Resource, metadata: ObjectMeta, names: Iterable[str]) -> Manifest:
+        """Delete entries of a grid's templatePool, only if the grid is as it was observed."""
+        return await self.merge(resource, metadata, {"spec": {"templatePool": dict.fromkeys(names)}})
 
     async def status(self, resource: Resource, metadata: ObjectMeta, status: Manifest) -> Manifest:
         """Apply the status of a grid, only if it still is that grid."""

@@ -50,6 +50,9 @@ class Written(Generic[T]):
             store.add_index(name, function)
         store.add_handler(self._observed)
 
+    def __bool__(self) -> bool:
+        return bool(self._written) or len(self.store) > 0
+
     def wrote(self, obj: T) -> None:
         """Note what the API server answered to a write."""
         key = (obj.metadata.namespace, obj.metadata.name)

@@ -62,7 +62,9 @@ def find_lost(
         reach = reaches[node]
         if value is None or (UNREACHABLE if reach.away else NOT_READY) in users:
             continue
-        others = [reaches[other] for other in units[value] if other in reaches and reaches[other].ready == "True"]
+        others = [
+            reaches[other] for other in units[value].nodes if other in reaches and reaches[other].ready == "True"
+        ]
         if not others:
             continue
         witnessed = max(reach.ready_since, min(other.ready_since for other in others))

@@ -1,34 +1,124 @@
-"""The kinds of workload grid, one row each: a further kind is a row here, a type in `sitegrid.api` and a reflector.
+"""The kinds of workload grid, one row each: a further kind is a row here, a type in `sitegrid.api` and its CRD.
 
-Read by planning (names, children, status) and by the controller (what to watch).
+Read by planning (names, children, status) and by the controller (what to watch and where to write). Held by
+``tests/grid/test_kinds.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+
+from sitegrid.api.workloads import DaemonSetGrid, DeploymentGrid, StatefulSetGrid, WorkloadGrid
+from sitegrid.grid.observed import Workload
+from sitegrid.grid.patchfields import DAEMON_SET_SPEC, DEPLOYMENT_SPEC, STATEFUL_SET_SPEC
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectKind:
+    """A kind of object that grids make."""
+
+    group: str
+    version: str
+    kind: str
+    plural: str
+
+    @property
+    def api_version(self) -> str:
+        """The `apiVersion` of its objects."""
+        return f"{self.group}/{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class PodCounts:
+    """How many pods a child has; all of them zero until its controller has looked at it."""
+
+    wanted: int
+    """Pods that it is to have."""
+    to_update: int
+    """Pods that are to be of the current template."""
+    total: int
+    updated: int
+    """Pods of the current template."""
+    ready: int
 
 
 @dataclass(frozen=True, slots=True)
 class WorkloadKind:
     """What differs between the kinds."""
 
-    grid_kind: str
-    """The kind of the grid."""
-    api_version: str
-    """The API group and version of the child."""
-    kind: str
-    """The kind of the child."""
+    grid_type: type[WorkloadGrid]
+    grid_plural: str
+    child: ObjectKind
     max_name: int
     """Longest name of a child, in characters."""
+    spec_type: str
+    """The type of the child's spec, for patches (see `patchfields`)."""
+    pods: Callable[[Workload], PodCounts]
+    dotted_names: bool = True
+    """Whether a child's name may have dots."""
+
+    @property
+    def grid_kind(self) -> str:
+        """The kind of the grid."""
+        return self.grid_type.KIND
+
+
+def _replicas(child: Workload) -> PodCounts:
+    wanted, status = child.spec.replicas, child.status
+    return PodCounts(wanted, wanted, status.replicas, status.updated_replicas, status.ready_replicas)
+
+
+def _ordinals(child: Workload) -> PodCounts:
+    """Pods below the partition are meant to stay as they are (StatefulSet rollingUpdate.partition)."""
+    wanted, status = child.spec.replicas, child.status
+    to_update = max(0, wanted - child.spec.update_strategy.rolling_update.partition)
+    total = status.replicas - (wanted - to_update)
+    return PodCounts(wanted, to_update, total, status.updated_replicas, status.ready_replicas)
+
+
+def _one_per_node(child: Workload) -> PodCounts:
+    status = child.status
+    wanted = status.desired_number_scheduled
+    return PodCounts(wanted, wanted, wanted, status.updated_number_scheduled, status.number_ready)
 
 
 DEPLOYMENT: Final = WorkloadKind(
-    grid_kind="DeploymentGrid",
-    api_version="apps/v1",
-    kind="Deployment",
+    grid_type=DeploymentGrid,
+    grid_plural="deploymentgrids",
+    child=ObjectKind("apps", "v1", "Deployment", "deployments"),
     # Its ReplicaSets are named <name>-<hash of at most 10 characters>, in at most 253.
     max_name=242,
+    spec_type=DEPLOYMENT_SPEC,
+    pods=_replicas,
+)
+STATEFUL_SET: Final = WorkloadKind(
+    grid_type=StatefulSetGrid,
+    grid_plural="statefulsetgrids",
+    child=ObjectKind("apps", "v1", "StatefulSet", "statefulsets"),
+    # Its pods carry the label controller-revision-hash=<name>-<hash of 10 characters>, in at most 63.
+    max_name=52,
+    spec_type=STATEFUL_SET_SPEC,
+    pods=_ordinals,
+    # <name>-<ordinal> is the pods' host name, which is a DNS label.
+    dotted_names=False,
+)
+DAEMON_SET: Final = WorkloadKind(
+    grid_type=DaemonSetGrid,
+    grid_plural="daemonsetgrids",
+    child=ObjectKind("apps", "v1", "DaemonSet", "daemonsets"),
+    # Its ControllerRevisions are named <name>-<hash of at most 10 characters>, in at most 253.
+    max_name=242,
+    spec_type=DAEMON_SET_SPEC,
+    pods=_one_per_node,
 )
 
-WORKLOAD_KINDS: Final = {kind.grid_kind: kind for kind in (DEPLOYMENT,)}
+WORKLOAD_KINDS: Final = {kind.grid_kind: kind for kind in (DEPLOYMENT, STATEFUL_SET, DAEMON_SET)}
+
+POD_DISRUPTION_BUDGET: Final = ObjectKind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
+HORIZONTAL_POD_AUTOSCALER: Final = ObjectKind(
+    "autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"
+)
+COMPANION_KINDS: Final = (POD_DISRUPTION_BUDGET, HORIZONTAL_POD_AUTOSCALER)
+"""What a unit's child may have beside it."""

@@ -23,12 +23,14 @@ def is_dns_subdomain(text: str) -> bool:
     return len(text) <= MAX_NAME and _DNS_SUBDOMAIN.fullmatch(text) is not None
 
 
-def child_name(grid: str, value: str, *, max_length: int) -> str:
+def child_name(grid: str, value: str, *, max_length: int, dots: bool = True) -> str:
     """Return the name of the child of `grid` for the unit `value`, in at most `max_length` characters.
 
-    ``<grid>-<value>`` where that is legal; else, and where it could be mistaken for a hashed name, slug and hash.
+    ``<grid>-<value>`` where that is legal; else, where it has dots and may not (`dots`), and where it could be
+    mistaken for a hashed name, slug and hash.
     """
     plain = f"{grid}-{value}"
-    if len(plain) <= max_length and is_dns_subdomain(plain) and not looks_hashed(plain):
+    legal = len(plain) <= max_length and is_dns_subdomain(plain) and (dots or "." not in plain)
+    if legal and not looks_hashed(plain):
         return plain
     return hashed_name(plain, grid, value, max_length=max_length)

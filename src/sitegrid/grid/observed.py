@@ -36,11 +36,24 @@ class NodeStatus(Struct, rename="camel", gc=False):
         self.conditions = [item for item in self.conditions or () if item.type in HEARTBEAT_CONDITIONS]
 
 
+class NodeSpec(Struct, rename="camel", gc=False, frozen=True):
+    """A Node's spec. Taints stay as they are, since a list is written back whole."""
+
+    taints: list[dict[str, str]] = field(default_factory=list)
+
+
 class Node(Struct, rename="camel", gc=False):
     """A Node: its labels say which units it is in, its conditions whether the cloud hears of it."""
 
     metadata: ObjectMeta
+    spec: NodeSpec = field(default_factory=NodeSpec)
     status: NodeStatus = field(default_factory=NodeStatus)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the node's kubelet reports it as ready."""
+        conditions = self.status.conditions or ()
+        return any(condition.type == "Ready" and condition.status == "True" for condition in conditions)
 
 
 class Pod(Struct, rename="camel", gc=False):
@@ -58,8 +71,8 @@ class Pod(Struct, rename="camel", gc=False):
         return owner is not None and owner.kind == "ReplicaSet" and owner.name == f"{name}-{template}"
 
 
-class DeploymentCondition(Struct, rename="camel", gc=False, frozen=True):
-    """One of a Deployment's status.conditions."""
+class WorkloadCondition(Struct, rename="camel", gc=False, frozen=True):
+    """One of a workload's status.conditions."""
 
     type: str
     status: str
@@ -67,28 +80,50 @@ class DeploymentCondition(Struct, rename="camel", gc=False, frozen=True):
     message: str = ""
 
 
-class DeploymentSpec(Struct, rename="camel", gc=False, frozen=True):
-    """A Deployment's spec; one pod where `replicas` is not given."""
+class RollingUpdate(Struct, rename="camel", gc=False, frozen=True):
+    """A StatefulSet's spec.updateStrategy.rollingUpdate."""
+
+    partition: int = 0
+
+
+class UpdateStrategy(Struct, rename="camel", gc=False, frozen=True):
+    """A StatefulSet's spec.updateStrategy."""
+
+    rolling_update: RollingUpdate = field(default_factory=RollingUpdate)
+
+
+class WorkloadSpec(Struct, rename="camel", gc=False, frozen=True):
+    """The spec of a Deployment or StatefulSet, one pod where `replicas` is not given; of a DaemonSet nothing."""
 
     replicas: int = 1
+    update_strategy: UpdateStrategy = field(default_factory=UpdateStrategy)
 
 
-class DeploymentStatus(Struct, rename="camel", gc=False, frozen=True):
-    """A Deployment's status."""
+class WorkloadStatus(Struct, rename="camel", gc=False, frozen=True):
+    """A workload's status: the fields of all kinds, those of other kinds 0."""
 
     observed_generation: int = 0
     replicas: int = 0
     updated_replicas: int = 0
     ready_replicas: int = 0
-    conditions: list[DeploymentCondition] = field(default_factory=list)
+    desired_number_scheduled: int = 0
+    updated_number_scheduled: int = 0
+    number_ready: int = 0
+    conditions: list[WorkloadCondition] = field(default_factory=list)
 
 
-class Deployment(Struct, rename="camel", gc=False):
-    """A child of a DeploymentGrid."""
+class Workload(Struct, rename="camel", gc=False):
+    """The child of a workload grid, of whatever kind."""
 
     metadata: ManagedMeta
-    spec: DeploymentSpec = field(default_factory=DeploymentSpec)
-    status: DeploymentStatus = field(default_factory=DeploymentStatus)
+    spec: WorkloadSpec = field(default_factory=WorkloadSpec)
+    status: WorkloadStatus = field(default_factory=WorkloadStatus)
+
+
+class Companion(Struct, rename="camel", gc=False):
+    """What a child has beside it: a PodDisruptionBudget or a HorizontalPodAutoscaler."""
+
+    metadata: ManagedMeta
 
 
 class ServiceSpec(Struct, rename="camel", gc=False, frozen=True):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 from sitegrid.grid.fieldchanges import changed_fields
@@ -40,13 +41,50 @@ class Unit:
     """The values of its NodeUnit, for templates."""
 
 
-@dataclass(frozen=True, slots=True)
+class MatcherError(ValueError):
+    """Nobody can tell which units are meant; `path` says where."""
+
+    def __init__(self, path: str, message: str) -> None:
+        self.path = path
+        self.message = message
+        super().__init__(f"{path}: {message}")
+
+
+_SAY: Final = (
+    ": say which units are meant, by names or by a selector that is not empty; "
+    "what is for all units belongs into the template"
+)
+
+
+@dataclass(frozen=True)
 class UnitMatcher:
-    """Which units an override is for: those in `names`, and those that `selector` matches."""
+    """Which units something is for: those in `names`, and those that `selector` matches."""
 
     names: tuple[str, ...] = ()
     selector: Mapping[str, Any] | None = None
     """A Kubernetes LabelSelector over the units' labels."""
+
+    def matches(self, unit: Unit) -> bool:
+        """Tell whether `unit` is meant; raises `MatcherError` where nobody can tell."""
+        parsed = self._parsed
+        if isinstance(parsed, MatcherError):
+            raise MatcherError(parsed.path, parsed.message)
+        return unit.value in self._named or (parsed is not None and parsed.matches(unit.labels))
+
+    @cached_property
+    def _named(self) -> frozenset[str]:
+        return frozenset(self.names)
+
+    @cached_property
+    def _parsed(self) -> LabelSelector | MatcherError | None:
+        """The selector, or what is wrong with the matcher: found once, and not for each unit."""
+        if self.selector is None:
+            return None if self.names else MatcherError("units", f"it names no unit and has no selector{_SAY}")
+        try:
+            selector = parse_label_selector(self.selector)
+        except SelectorError as error:
+            return MatcherError("units.selector", str(error))
+        return MatcherError("units", f"it has an empty selector{_SAY}") if selector.empty else selector
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +147,9 @@ def unknown_units(overrides: Iterable[Override], units: Collection[str]) -> dict
 
 def _matches(matcher: UnitMatcher, unit: Unit, ref: OverrideRef) -> bool:
     try:
-        selector = LabelSelector(()) if matcher.selector is None else parse_label_selector(matcher.selector)
-    except SelectorError as error:
-        raise OverrideError(ref, str(error), "units.selector") from error
-    if selector.empty and (not matcher.names or matcher.selector is not None):
-        what = "names no unit and has no selector" if matcher.selector is None else "has an empty selector"
-        raise OverrideError(
-            ref,
-            f"it {what}: say which units are meant, by names or by a selector that is not empty; "
-            "what is for all units belongs into the template",
-            "units",
-        )
-    return unit.value in matcher.names or (not selector.empty and selector.matches(unit.labels))
+        return matcher.matches(unit)
+    except MatcherError as error:
+        raise OverrideError(ref, error.message, error.path) from error
 
 
 def _patches(override: Override, ref: OverrideRef, type_name: str) -> list[Mapping[str, Any]]:

@@ -19,6 +19,16 @@ NODE_SELECTOR_CONFLICT = "NodeSelectorConflict"
 """The template pins pods to another value of the unique key."""
 
 
+OVERRIDE_INVALID = "OverrideInvalid"
+"""An override of the unit cannot be applied."""
+TEMPLATE_INVALID = "TemplateInvalid"
+"""The template asks for a value that the unit does not have."""
+TEMPLATE_MISSING = "TemplateMissing"
+"""The unit is to use an entry of templatePool that does not exist."""
+UNITS_INVALID = "UnitsInvalid"
+"""`spec.units` cannot be understood, so that nobody can tell which units are meant."""
+
+
 def name_conflict(kind: str, namespace: str, name: str, owner: str) -> Problem:
     """Return the problem that a `kind` named `name` exists and is not ours; `owner` is who controls it, if anyone."""
     whose = f"is controlled by {owner}" if owner else "was not made by this grid"

@@ -125,7 +125,7 @@ def find_holds(
     """
     holds: dict[str, Hold] = {}
     for value in {unit_of_node[node] for node in reaches if node in unit_of_node}:
-        known = {node: reaches.get(node, _SETTLED) for node in units[value]}
+        known = {node: reaches.get(node, _SETTLED) for node in units[value].nodes}
         back = min((reach.since for reach in known.values() if not reach.away), default=None)
         for node, reach in known.items():
             if back is None:
@@ -187,6 +187,25 @@ def carry_over(
     return Carried(result, min(ends, default=None))
 
 
+def silenced(wanted: Iterable[EndpointSlice], present: Iterable[EndpointSlice]) -> set[str]:
+    """Return the nodes of endpoints that are to be no longer ready, though nobody deleted them.
+
+    That is what the node lifecycle controller does to the pods of a node after it has set the node to Unknown; nodes
+    and slices are watched apart, so the latter may be seen first.
+    """
+    ready = {(e.node_name, *e.addresses) for item in present for e in item.endpoints or () if _is_ready(e)}
+    return {
+        e.node_name
+        for item in wanted
+        for e in item.endpoints or ()
+        if e.node_name and not _is_ready(e) and not e.conditions.terminating and (e.node_name, *e.addresses) in ready
+    }
+
+
+def _is_ready(endpoint: Endpoint) -> bool:
+    return endpoint.conditions.ready is not False  # absent means ready, for consumers (discovery/v1)
+
+
 def _former(
     key: str, unit_slices: Iterable[EndpointSlice], unit_of_node: Mapping[str, str], holds: Mapping[str, Hold]
 ) -> list[tuple[EndpointSlice, Endpoint]]:
@@ -203,7 +222,7 @@ def _former(
 def _held(endpoint: Endpoint, former: Endpoint | None, hold: Hold) -> Endpoint:
     """Return an endpoint as it is to be while its node is held, the same object where Kubernetes' reading counts."""
     conditions = endpoint.conditions
-    if former is None or conditions.ready is not False or former.conditions == conditions:
+    if former is None or _is_ready(endpoint) or former.conditions == conditions:
         return endpoint
     if conditions.terminating and not hold.away:
         return endpoint  # its kubelet is back and ends it

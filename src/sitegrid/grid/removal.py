@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
-from sitegrid.api.grids import Removal
 from sitegrid.api.meta import parse_timestamp
+from sitegrid.api.workloads import Removal
 from sitegrid.wire.labels import GROUP
 
 UNIT_GONE_SINCE: Final = f"{GROUP}/unit-gone-since"

@@ -1,4 +1,4 @@
-"""Makes a grid's status from its units and children: counts, conditions, and the units that have a problem.
+"""Makes a grid's conditions: Ready, Progressing and Degraded, each with the reason of the worst unit.
 
 Called by the controller after each pass. A condition's lastTransitionTime moves only when its status does, and a
 status that says the same is equal to the former, so that nothing is written (invariant I7). Held by
@@ -11,11 +11,16 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final, Literal
 
-from sitegrid.api.grids import DeploymentGrid, ServiceGrid
+from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.meta import timestamp
-from sitegrid.api.status import MAX_PROBLEM_UNITS, Condition, GridStatus, ProblemUnit, ServiceGridStatus
-from sitegrid.grid.observed import Deployment
+from sitegrid.api.status import Condition, GridStatus, ServiceGridStatus
+from sitegrid.api.workloads import WorkloadGrid
+from sitegrid.grid.blueprint import Blueprint
+from sitegrid.grid.plan import Plan
 from sitegrid.grid.problem import Problem
+from sitegrid.grid.templates import unused_templates
+from sitegrid.grid.units import Units
+from sitegrid.grid.unitstates import GridUnits, bounded_states, shortened
 
 MAX_MESSAGE: Final = 1024
 """Longest message in the status, in characters; the API server's may quote a whole template."""
@@ -29,34 +34,29 @@ _State = tuple[Literal["True", "False", "Unknown"], str, str]
 
 
 def workload_status(
-    grid: DeploymentGrid,
-    children: Mapping[str, Deployment | None],
-    problems: Mapping[str, Problem],
+    blueprint: Blueprint,
+    grid: WorkloadGrid,
+    units: Units,
+    plan: Plan,
+    failures: Mapping[str, Problem],
     *,
     now: datetime,
 ) -> GridStatus:
-    """Return the status of a workload grid: `children` by unit, and `problems` by unit (also of leaving children)."""
-    found = dict(problems)
-    for value, child in children.items():
-        if child is not None and value not in found and (problem := _own_problem(child)) is not None:
-            found[value] = problem
-    updated = {value for value, child in children.items() if child is not None and is_updated(child)}
-    ready = {value for value, child in children.items() if child is not None and is_ready(child)}
-    states = {
-        READY: _ready(grid, children, ready, found),
-        PROGRESSING: _progressing(children, updated),
-        DEGRADED: _degraded(found),
-    }
+    """Return the status of a workload grid after `plan` was carried out; `failures` by unit, also of leaving ones."""
+    found = GridUnits(blueprint.kind, grid, plan, failures)
+    states = {READY: _ready(grid, found), PROGRESSING: _progressing(found), DEGRADED: _degraded(found.problems)}
+    shown, omitted = bounded_states(found.states())
     return GridStatus(
         observed_generation=grid.metadata.generation,
-        units=len(children),
-        updated_units=len(updated),
-        ready_units=len(ready),
+        units=len(plan.children),
+        updated_units=len(found.updated),
+        ready_units=len(found.ready),
+        unavailable_units=len(found.unavailable),
         conditions=_conditions(states, grid.status.conditions, grid.metadata.generation, now),
-        problem_units=[
-            ProblemUnit(name=value, reason=problem.reason, message=_bounded(problem.message))
-            for value, problem in sorted(found.items())[:MAX_PROBLEM_UNITS]
-        ],
+        unit_states=shown,
+        unit_states_omitted=omitted,
+        unused_templates=unused_templates(grid.spec),
+        unknown_units=blueprint.unknown(units),
     )
 
 
@@ -66,7 +66,7 @@ def service_status(grid: ServiceGrid, units: int, problem: Problem | None, *, no
     if problem is None:
         ready: _State = ("True", "ServiceApplied", f"Service {name} is applied; each unit sees its own endpoints.")
     else:
-        ready = ("False", problem.reason, _bounded(problem.message))
+        ready = ("False", problem.reason, shortened(problem.message, MAX_MESSAGE))
     states = {READY: ready, DEGRADED: _degraded({} if problem is None else {"": problem})}
     return ServiceGridStatus(
         observed_generation=grid.metadata.generation,
@@ -76,77 +76,54 @@ def service_status(grid: ServiceGrid, units: int, problem: Problem | None, *, no
     )
 
 
-def is_updated(child: Deployment) -> bool:
-    """Tell whether the Deployment runs nothing but its current template (as `kubectl rollout status` does)."""
-    status = child.status
-    return (
-        status.observed_generation >= child.metadata.generation
-        and status.updated_replicas >= child.spec.replicas
-        and status.replicas <= status.updated_replicas
-    )
-
-
-def is_ready(child: Deployment) -> bool:
-    """Tell whether all pods that the Deployment is to have are ready."""
-    status = child.status
-    return status.observed_generation >= child.metadata.generation and status.ready_replicas >= child.spec.replicas
-
-
-def _own_problem(child: Deployment) -> Problem | None:
-    """Return what the Deployment's own conditions complain of: pods refused (quota), or no progress."""
-    for condition in child.status.conditions:
-        failed = (condition.type == "ReplicaFailure" and condition.status == "True") or (
-            condition.type == "Progressing" and condition.status == "False"
-        )
-        if failed:
-            return Problem(condition.reason or condition.type, condition.message)
-    return None
-
-
-def _ready(grid: DeploymentGrid, units: Iterable[str], ready: set[str], problems: Mapping[str, Problem]) -> _State:
-    waiting = [value for value in units if value not in ready]
-    total = len(ready) + len(waiting)
-    if problems:
-        _, reason, message = _degraded(problems)
+def _ready(grid: WorkloadGrid, found: GridUnits) -> _State:
+    if found.problems:
+        _, reason, message = _degraded(found.problems)
         return ("False", reason, message)
+    total, key = len(found.children), grid.spec.grid_uniq_key
+    if not total and grid.spec.units is not None:
+        return ("False", "NoUnits", f"no unit of {key} is chosen by spec.units, or no node carries that label")
     if not total:
+        return ("False", "NoUnits", f"no node carries the label {key}: label the nodes of each unit")
+    waiting = [value for value in found.children if value not in found.ready]
+    if waiting:
         return (
             "False",
-            "NoUnits",
-            f"no node carries the label {grid.spec.grid_uniq_key}: label the nodes of each unit",
+            "UnitsNotReady",
+            f"{len(found.ready)} of {total} units are ready; not ready: {_names(waiting)}",
         )
-    if waiting:
-        return ("False", "UnitsNotReady", f"{len(ready)} of {total} units are ready; not ready: {_names(waiting)}")
     return ("True", "UnitsReady", f"all {total} units are ready")
 
 
-def _progressing(units: Mapping[str, Deployment | None], updated: set[str]) -> _State:
-    behind = [value for value in units if value not in updated]
-    if behind:
-        return (
-            "True",
-            "UnitsUpdating",
-            f"{len(updated)} of {len(units)} units run the current template; not yet: {_names(behind)}",
-        )
-    return ("False", "UnitsUpdated", f"all {len(units)} units run the current template")
+def _progressing(found: GridUnits) -> _State:
+    total, updated = len(found.children), len(found.updated)
+    behind = [value for value in found.children if value not in found.updated]
+    suspended = [value for value in behind if value in found.suspended]
+    blocked = [value for value in behind if value in found.problems and value not in found.suspended]
+    moving = [value for value in behind if value not in found.suspended and value not in found.problems]
+    parts = [("not yet", moving), ("prevented", blocked), ("suspended", suspended)]
+    told = "".join(f"; {what}: {_names(values)}" for what, values in parts if values)
+    message = f"{updated} of {total} units run the current template{told}"
+    if moving:
+        return ("True", "UnitsUpdating", message)
+    if blocked or suspended:
+        return ("False", "UnitsPrevented" if blocked else "UnitsSuspended", message)
+    return ("False", "UnitsUpdated", f"all {total} units run the current template")
 
 
 def _degraded(problems: Mapping[str, Problem]) -> _State:
+    """Return the state for problems by unit, the worst first; the empty unit stands for the grid."""
     if not problems:
         return ("False", "AsExpected", "no unit has a problem")
-    value, problem = min(problems.items())
+    value, problem = next(iter(problems.items()))
     where = f"unit {value}: " if value else ""
     more = f" ({len(problems) - 1} more units have a problem)" if len(problems) > 1 else ""
-    return ("True", problem.reason, _bounded(f"{where}{problem.message}", MAX_MESSAGE - len(more)) + more)
+    return ("True", problem.reason, shortened(f"{where}{problem.message}", MAX_MESSAGE - len(more)) + more)
 
 
 def _names(values: list[str]) -> str:
     shown = ", ".join(values[:3])
     return shown if len(values) <= 3 else f"{shown} and {len(values) - 3} more"
-
-
-def _bounded(text: str, limit: int = MAX_MESSAGE) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _conditions(

@@ -1,4 +1,4 @@
-"""Makes the wanted child of a workload grid for one unit: the user's template, pinned to the unit and kept there.
+"""Makes the wanted child of a workload grid for one unit: its template and overrides, pinned to the unit, kept there.
 
 Invariants: the user's objects are never changed (I3): everything on the way to an addition is copied, the rest
 shared; and nothing that varies goes into the pod template (I4), or pods would restart. What Kubernetes refuses (no
@@ -8,64 +8,117 @@ by ``tests/grid/test_workload.py``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sitegrid.api.grids import API_VERSION, DeploymentGrid
+from sitegrid.api.grids import API_VERSION
 from sitegrid.api.meta import owner_reference
+from sitegrid.api.workloads import ReplicatedGridSpec, WorkloadGrid
 from sitegrid.grid.kinds import WorkloadKind
 from sitegrid.grid.names import child_name
-from sitegrid.grid.problem import NODE_SELECTOR_CONFLICT, Problem
+from sitegrid.grid.overrides import Override, OverrideError, Unit, effective_spec
+from sitegrid.grid.problem import NODE_SELECTOR_CONFLICT, OVERRIDE_INVALID, TEMPLATE_INVALID, Problem
+from sitegrid.grid.provenance import Origin
+from sitegrid.grid.substitution import SubstitutionError
+from sitegrid.grid.templates import Template, template_of
 from sitegrid.grid.tolerations import staying
 from sitegrid.wire.labels import GRID, GRID_UNIQ_KEY, UNIT, label_value, unit_id
 
 
-def wanted_child(kind: WorkloadKind, grid: DeploymentGrid, value: str) -> dict[str, Any] | Problem:
-    """Return the child of `grid` for the unit `value`, or the problem that there can be none."""
-    key = grid.spec.grid_uniq_key
-    problem = _node_selector_problem(grid.spec.template, key, value)
+@dataclass(frozen=True, slots=True)
+class WantedChild:
+    """A child as it should be, and how it came about."""
+
+    manifest: dict[str, Any]
+    template: Template
+    effective: Mapping[str, Any]
+    """The spec before it was pinned to the unit."""
+    origins: Mapping[str, Origin]
+    """Which override set a field, by its path in the child's spec."""
+
+
+def wanted_child(
+    kind: WorkloadKind, grid: WorkloadGrid, unit: Unit, overrides: Sequence[Override] = ()
+) -> WantedChild | Problem:
+    """Return the child of `grid` for `unit`, or the problem that there can be none."""
+    template = template_of(grid.spec, unit.value)
+    if isinstance(template, Problem):
+        return template
+    try:
+        spec, origins = effective_spec(template.spec, overrides, unit, kind.spec_type)
+    except OverrideError as error:
+        return Problem(OVERRIDE_INVALID, str(error))
+    except SubstitutionError as error:
+        return Problem(TEMPLATE_INVALID, f"{template.path}: {error}")
+    problem = _node_selector_problem(spec, template, unit)
     if problem is not None:
         return problem
-    meta = grid.metadata
-    unit = unit_id(key, value)
+    return WantedChild(_manifest(kind, grid, unit, spec), template, spec, origins)
+
+
+def name_of_child(kind: WorkloadKind, grid: WorkloadGrid, value: str) -> str:
+    """Return the name of the child of `grid` for the unit `value`."""
+    return child_name(grid.metadata.name, value, max_length=kind.max_name, dots=kind.dotted_names)
+
+
+def child_labels(grid: WorkloadGrid, value: str) -> dict[str, str]:
+    """Return the labels of all that `grid` makes for the unit `value`."""
+    key = grid.spec.grid_uniq_key
     return {
-        "apiVersion": kind.api_version,
-        "kind": kind.kind,
-        "metadata": {
-            "name": child_name(meta.name, value, max_length=kind.max_name),
-            "namespace": meta.namespace,
-            "labels": {GRID: label_value(meta.name), UNIT: unit, GRID_UNIQ_KEY: label_value(key)},
-            "ownerReferences": [owner_reference(API_VERSION, kind.grid_kind, meta.name, meta.uid)],
-        },
-        "spec": _pinned(grid.spec.template, unit, key, value),
+        GRID: label_value(grid.metadata.name),
+        UNIT: unit_id(key, value),
+        GRID_UNIQ_KEY: label_value(key),
     }
 
 
-def _node_selector_problem(template: dict[str, Any], key: str, value: str) -> Problem | None:
-    chosen = _mapping(_mapping(_mapping(template.get("template")).get("spec")).get("nodeSelector")).get(key)
-    if chosen is None or chosen == value:
+def _manifest(kind: WorkloadKind, grid: WorkloadGrid, unit: Unit, spec: dict[str, Any]) -> dict[str, Any]:
+    meta = grid.metadata
+    # A StatefulSet's or Deployment's replicas are the autoscaler's; but 0 means that nothing is to run here.
+    if isinstance(grid.spec, ReplicatedGridSpec) and grid.spec.autoscaling is not None and spec.get("replicas") != 0:
+        spec = {name: value for name, value in spec.items() if name != "replicas"}
+    return {
+        "apiVersion": kind.child.api_version,
+        "kind": kind.child.kind,
+        "metadata": {
+            "name": name_of_child(kind, grid, unit.value),
+            "namespace": meta.namespace,
+            "labels": child_labels(grid, unit.value),
+            "ownerReferences": [owner_reference(API_VERSION, kind.grid_kind, meta.name, meta.uid)],
+        },
+        "spec": _pinned(spec, unit_id(unit.key, unit.value), unit),
+    }
+
+
+def _node_selector_problem(spec: dict[str, Any], template: Template, unit: Unit) -> Problem | None:
+    key = unit.key
+    chosen = _mapping(_mapping(_mapping(spec.get("template")).get("spec")).get("nodeSelector")).get(key)
+    if chosen is None or chosen == unit.value:
         return None
     return Problem(
         NODE_SELECTOR_CONFLICT,
-        f"the template's nodeSelector wants {key}={chosen}, but the unit's nodes have {key}={value}: remove {key} "
-        "from spec.template.template.spec.nodeSelector, the grid sets it for each unit",
+        f"the template's nodeSelector wants {key}={chosen}, but the unit's nodes have {key}={unit.value}: remove "
+        f"{key} from {template.path}.template.spec.nodeSelector, the grid sets it for each unit",
     )
 
 
-def _pinned(spec: dict[str, Any], unit: str, key: str, value: str) -> dict[str, Any]:
+def _pinned(spec: dict[str, Any], unit_label: str, unit: Unit) -> dict[str, Any]:
     """Return `spec` with the unit in the selector and the pod labels, and with the unit's node selector."""
     spec = dict(spec)
     selector = spec.get("selector")
     # A selector is not invented: an empty one would select every pod, and Kubernetes says so better than we can.
     if isinstance(selector, dict) and (selector.get("matchLabels") or selector.get("matchExpressions")):
-        spec["selector"] = {**selector, "matchLabels": {**_mapping(selector.get("matchLabels")), UNIT: unit}}
+        spec["selector"] = {**selector, "matchLabels": {**_mapping(selector.get("matchLabels")), UNIT: unit_label}}
     pod = spec.get("template")
     if isinstance(pod, dict):
         metadata = _mapping(pod.get("metadata"))
         pod_spec = _mapping(pod.get("spec"))
         spec["template"] = {
             **pod,
-            "metadata": {**metadata, "labels": {**_mapping(metadata.get("labels")), UNIT: unit}},
-            "spec": staying({**pod_spec, "nodeSelector": {**_mapping(pod_spec.get("nodeSelector")), key: value}}),
+            "metadata": {**metadata, "labels": {**_mapping(metadata.get("labels")), UNIT: unit_label}},
+            "spec": staying(
+                {**pod_spec, "nodeSelector": {**_mapping(pod_spec.get("nodeSelector")), unit.key: unit.value}}
+            ),
         }
     return spec
 

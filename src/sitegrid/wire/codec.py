@@ -31,12 +31,21 @@ class CodecError(ValueError):
 class Item:
     """One object: `key` is namespace/name (or name), `rv` its resourceVersion, `raw` its bytes without the type."""
 
-    __slots__ = ("key", "raw", "rv")
+    __slots__ = ("key", "labels", "raw", "rv", "spans")
 
-    def __init__(self, key: str, rv: int, raw: bytes) -> None:
+    def __init__(
+        self,
+        key: str,
+        rv: int,
+        raw: bytes,
+        labels: dict[str, str] | None = None,
+        spans: protobuf.Spans = (),
+    ) -> None:
         self.key = key
         self.rv = rv
         self.raw = raw
+        self.labels = labels
+        self.spans = spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,8 +315,11 @@ class ProtobufCodec:
         return LengthFrames()
 
     def _item(self, raw: bytes) -> Item:
-        meta = protobuf.read_meta(raw)
-        return Item(_key(meta.namespace, meta.name), _resource_version(meta.resource_version), raw)
+        meta, spans = protobuf.read_object(raw)
+        # Read once: a view asks for the labels several times per event. The object itself is read by no one else.
+        return Item(
+            _key(meta.namespace, meta.name), _resource_version(meta.resource_version), raw, meta.labels, spans
+        )
 
     def change(self, frame: bytes) -> Change:
         """Return the event in `frame`. Raises `CodecError`."""
@@ -348,7 +360,7 @@ class ProtobufCodec:
 
     def labels(self, item: Item) -> dict[str, str]:
         """Return the item's labels."""
-        return protobuf.read_meta(item.raw).labels
+        return protobuf.read_meta(item.raw).labels if item.labels is None else item.labels
 
     def field_values(self, resource: Resource, item: Item) -> dict[str, str]:
         """Return the values that a `fieldSelector` of `resource` may ask for."""
@@ -365,7 +377,7 @@ class ProtobufCodec:
 
     def with_labels(self, item: Item, labels: Mapping[str, str]) -> Item:
         """Return the item with `labels` instead of its own."""
-        return Item(item.key, item.rv, protobuf.with_labels(item.raw, labels))
+        return Item(item.key, item.rv, protobuf.with_labels(item.raw, labels, item.spans))
 
     def without_endpoints(self, item: Item) -> Item:
         """Return an EndpointSlice with no endpoint in it (discovery/v1 EndpointSlice.endpoints = 2)."""

@@ -11,7 +11,8 @@ not understood is passed on (I1). Held by ``tests/wire/test_protobuf.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 MAGIC: Final = b"k8s\x00"
@@ -38,6 +39,10 @@ class Field(NamedTuple):
     stop: int
 
 
+_field: Final = tuple.__new__
+"""Makes a `Field` in half the time of calling it: there is one for every field of every message."""
+
+
 class Meta(NamedTuple):
     """What is read of an ObjectMeta; `resource_version` is as sent."""
 
@@ -46,6 +51,10 @@ class Meta(NamedTuple):
     resource_version: str
     labels: dict[str, str]
     annotations: dict[str, str]
+
+
+Spans = tuple[int, ...]
+"""Where an object has its metadata: its tag, start and stop, then tag and stop of each label."""
 
 
 class Envelope(NamedTuple):
@@ -84,6 +93,9 @@ def write_varint(value: int) -> bytes:
 
 def write_bytes(number: int, value: bytes) -> bytes:
     """Return field `number` with a string, bytes or message value."""
+    length = len(value)
+    if number < 16 and length < 0x80:
+        return bytes((number << 3 | BYTES, length)) + value
     return write_varint(number << 3 | BYTES) + write_varint(len(value)) + value
 
 
@@ -92,31 +104,50 @@ def write_int(number: int, value: int) -> bytes:
     return write_varint(number << 3 | VARINT) + write_varint(value)
 
 
-def fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator[Field]:
-    """Yield the fields of the message in `data[start:end]`. Raises `ProtobufError`, also for groups and field 0."""
+def fields(data: bytes, start: int = 0, end: int | None = None) -> list[Field]:
+    """Return the fields of the message in `data[start:end]`. Raises `ProtobufError`, also for groups and field 0.
+
+    Tags and lengths of one byte, which nearly all are, are read in place: a call for each would be most of the cost
+    of an event. An index behind `data` ends up as "truncated", one behind `end` fails the check of `position`.
+    """
     stop = len(data) if end is None else end
     position = start
-    while position < stop:
-        tag = position
-        key, position = read_varint(data, position, stop)
-        number, wire_type = key >> 3, key & 7
-        if not 0 < number < 1 << 29:
-            raise ProtobufError(f"illegal field number {number}")
-        value = position
-        if wire_type == BYTES:
-            length, value = read_varint(data, position, stop)
-            position = value + length
-        elif wire_type == VARINT:
-            _, position = read_varint(data, position, stop)
-        elif wire_type == FIXED64:
-            position += 8
-        elif wire_type == FIXED32:
-            position += 4
-        else:
-            raise ProtobufError(f"wire type {wire_type} is not used by Kubernetes")
-        if position > stop:
-            raise ProtobufError("truncated field")
-        yield Field(number, wire_type, tag, value, position)
+    found: list[Field] = []
+    try:
+        while position < stop:
+            tag = position
+            key = data[position]
+            position += 1
+            if key > 0x7F:
+                key, position = read_varint(data, tag, stop)
+            number, wire_type = key >> 3, key & 7
+            if not 0 < number < 1 << 29:
+                raise ProtobufError(f"illegal field number {number}")
+            value = position
+            if wire_type == BYTES:
+                length = data[position]
+                if length > 0x7F:
+                    length, value = read_varint(data, position, stop)
+                else:
+                    value += 1
+                position = value + length
+            elif wire_type == VARINT:
+                if data[position] > 0x7F:
+                    _, position = read_varint(data, position, stop)
+                else:
+                    position += 1
+            elif wire_type == FIXED64:
+                position += 8
+            elif wire_type == FIXED32:
+                position += 4
+            else:
+                raise ProtobufError(f"wire type {wire_type} is not used by Kubernetes")
+            if position > stop:
+                raise ProtobufError("truncated field")
+            found.append(_field(Field, (number, wire_type, tag, value, position)))
+    except IndexError:
+        raise ProtobufError("truncated field") from None
+    return found
 
 
 def text(data: bytes, field: Field) -> str:
@@ -133,7 +164,7 @@ def only_message(data: bytes, number: int, start: int = 0, end: int | None = Non
     """Return the one message field `number`, None without one. Raises when there are several (they would merge)."""
     found = None
     for field in fields(data, start, end):
-        if field.number == number:
+        if field[0] == number:
             if found is not None or field.wire_type != BYTES:
                 raise ProtobufError(f"field {number} is repeated or not a message")
             found = field
@@ -151,39 +182,70 @@ def _strings(data: bytes, numbers: tuple[int, ...], start: int, end: int) -> dic
 def _map_entry(data: bytes, field: Field) -> tuple[str, str]:
     if field.wire_type != BYTES:
         raise ProtobufError("a map entry is a message")
-    entry = _strings(data, (1, 2), field.start, field.stop)
+    start, stop = field.start, field.stop
+    # As every encoder writes it: key, then value, both with a length of one byte.
+    if stop - start >= 4 and data[start] == 0x0A and (key_length := data[start + 1]) < 0x80:
+        middle = start + 2 + key_length
+        if middle + 2 <= stop and data[middle] == 0x12 and data[middle + 1] == stop - middle - 2 < 0x80:
+            try:
+                return data[start + 2 : middle].decode(), data[middle + 2 : stop].decode()
+            except UnicodeDecodeError as error:
+                raise ProtobufError("map entry is not UTF-8") from error
+    entry = _strings(data, (1, 2), start, stop)
     return entry.get(1, ""), entry.get(2, "")
 
 
 def read_meta(message: bytes) -> Meta:
     """Return the ObjectMeta (field 1) of an object. Raises `ProtobufError`."""
+    return read_object(message)[0]
+
+
+def read_object(message: bytes) -> tuple[Meta, Spans]:
+    """Return the ObjectMeta (field 1) of an object, and where it is for `with_labels`. Raises `ProtobufError`."""
     span = only_message(message, 1)
     if span is None:
         raise ProtobufError("object without metadata")
     found = {1: "", 3: "", 6: ""}
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+    spans = [span.tag, span.start, span.stop]
     for field in fields(message, span.start, span.stop):
-        if field.number in found:
-            found[field.number] = text(message, field)
-        elif field.number in (11, 12):
+        number = field[0]
+        if number in found:
+            found[number] = text(message, field)
+        elif number == 11 or number == 12:
             key, value = _map_entry(message, field)
-            (labels if field.number == 11 else annotations)[key] = value
+            if number == 11:
+                labels[key] = value
+                spans += (field[2], field[4])
+            else:
+                annotations[key] = value
     # A truncation in a field behind the metadata is found by `only_message`, which walked the whole message.
-    return Meta(found[1], found[3], found[6], labels, annotations)
+    return Meta(found[1], found[3], found[6], labels, annotations), tuple(spans)
 
 
-def with_labels(message: bytes, labels: Mapping[str, str]) -> bytes:
-    """Return the object with `labels` in place of its own, all else copied. Raises `ProtobufError`."""
-    span = only_message(message, 1)
-    if span is None:
-        raise ProtobufError("object without metadata")
-    kept = [message[f.tag : f.stop] for f in fields(message, span.start, span.stop) if f.number != 11]
-    kept += [
-        write_bytes(11, write_bytes(1, key.encode()) + write_bytes(2, value.encode()))
-        for key, value in sorted(labels.items())
-    ]
-    return message[: span.tag] + write_bytes(1, b"".join(kept)) + message[span.stop :]
+def with_labels(message: bytes, labels: Mapping[str, str], spans: Spans = ()) -> bytes:
+    """Return the object with `labels` in place of its own, all else copied; `spans` are those of its `read_object`.
+
+    Raises `ProtobufError`.
+    """
+    tag, start, stop, *own = spans or read_object(message)[1]
+    # What stays is copied in runs, not field by field: labels stand side by side, so there are two.
+    kept = []
+    for label, end in zip(own[::2], own[1::2], strict=True):
+        if start < label:
+            kept.append(message[start:label])
+        start = end
+    kept += (message[start:stop], _encoded_labels(tuple(sorted(labels.items()))))
+    return message[:tag] + write_bytes(1, b"".join(kept)) + message[stop:]
+
+
+@lru_cache(maxsize=256)
+def _encoded_labels(labels: tuple[tuple[str, str], ...]) -> bytes:
+    """Return the labels of an ObjectMeta; a Service's slices have the same ones with every change."""
+    return b"".join(
+        write_bytes(11, write_bytes(1, key.encode()) + write_bytes(2, value.encode())) for key, value in labels
+    )
 
 
 def without_field(message: bytes, number: int) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from sitegrid.api.grids import DeploymentGrid, ServiceGrid
+from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.meta import timestamp
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.evictions import Evictions
@@ -22,7 +22,7 @@ from sitegrid.controller.slices import Slices
 from sitegrid.controller.statuses import Statuses
 from sitegrid.controller.workloads import Workloads
 from sitegrid.controller.writer import Writer
-from sitegrid.grid.observed import Deployment, EndpointSlice, Node, Service
+from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
 from sitegrid.kube.client import ObjectList
 from sitegrid.kube.errors import ApiError
 from sitegrid.kube.resources import Resource
@@ -41,7 +41,7 @@ class FakeApi:
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], Manifest] = {}
-        """By plural and name; all in one namespace."""
+        """By plural and name; all but nodes in one namespace."""
         self.writes: list[str] = []
         self.lists: list[str] = []
         self.crash_after: int | None = None
@@ -54,6 +54,10 @@ class FakeApi:
         self._alive()
         return copy.deepcopy(self._found(resource.plural, name))
 
+    async def create(self, resource: Resource, obj: Manifest, *, field_manager: str | None = None) -> Manifest:
+        """Create what does not exist."""
+        raise AssertionError("children are applied")
+
     async def apply(
         self,
         resource: Resource,
@@ -64,7 +68,7 @@ class FakeApi:
         subresource: str | None = None,
     ) -> Manifest:
         """Apply: our fields become what `obj` says; fields of others stay."""
-        assert field_manager == "sitegrid"
+        assert field_manager in ("sitegrid", "sitegrid-released")
         name = obj["metadata"]["name"]
         self._alive()
         if (error := self.refuse("apply", name)) is not None:
@@ -74,6 +78,11 @@ class FakeApi:
         uid = obj["metadata"].get("uid")
         if uid is not None and (present is None or present["metadata"]["uid"] != uid):
             raise ApiError(409, "Conflict", "uid differs")
+        if field_manager != "sitegrid":
+            assert present is not None
+            assert {**present["spec"], **obj["spec"]} == present["spec"]  # what is released stays as it is
+            self._wrote(f"release {resource.plural} {name}")
+            return copy.deepcopy(present)
         obj = copy.deepcopy(obj)
         if subresource == "status":
             assert present is not None
@@ -86,17 +95,21 @@ class FakeApi:
         return copy.deepcopy(self.objects[key])
 
     async def patch(self, resource: Resource, name: str, patch: Manifest, namespace: str | None = None) -> Manifest:
-        """Merge patch of annotations, with its preconditions."""
+        """Merge patch of annotations or of templatePool, with its preconditions."""
         self._alive()
+        if (error := self.refuse("patch", name)) is not None:
+            raise error
         found = copy.deepcopy(self._found(resource.plural, name))
         metadata = patch["metadata"]
         for field in ("uid", "resourceVersion"):
             if found["metadata"][field] != metadata[field]:
                 raise ApiError(409, "Conflict", f"{field} differs")
-        annotations = {**found["metadata"].get("annotations", {}), **metadata["annotations"]}
+        annotations = {**found["metadata"].get("annotations", {}), **metadata.get("annotations", {})}
         found["metadata"]["annotations"] = {key: value for key, value in annotations.items() if value is not None}
+        for entry in patch.get("spec", {}).get("templatePool", {}):
+            del found["spec"]["templatePool"][entry]
         self.put(resource.plural, found)
-        self._wrote(f"annotate {resource.plural} {name}")
+        self._wrote(f"{'patch' if 'spec' in patch else 'annotate'} {resource.plural} {name}")
         return copy.deepcopy(self.objects[resource.plural, name])
 
     async def delete(
@@ -143,7 +156,8 @@ class FakeApi:
     def put(self, plural: str, obj: Manifest) -> None:
         """Store an object with a new resourceVersion, as anybody's write does."""
         self._version += 1
-        metadata = {"namespace": NAMESPACE, "uid": f"uid-{self._version}", **obj["metadata"]}
+        where = {} if plural == "nodes" else {"namespace": NAMESPACE}
+        metadata = {**where, "uid": f"uid-{self._version}", **obj["metadata"]}
         key = (plural, metadata["name"])
         former = self.objects.get(key)
         generation = former["metadata"]["generation"] if former else 0
@@ -207,8 +221,6 @@ class Recorder:
 class Controller:
     """One life of the controller: its stores, its memory and its passes, on an API that outlives it."""
 
-    STORES = ("nodes", "deploymentgrids", "servicegrids", "deployments", "services", "endpointslices")
-
     def __init__(self, api: FakeApi) -> None:
         self.api = api
         self.clock = 0.0
@@ -216,16 +228,22 @@ class Controller:
         cluster = self.cluster = Cluster(clock=self.time, now=self.now)
         self._stores: dict[str, tuple[Any, type[Any]]] = {
             "nodes": (cluster.nodes, Node),
-            "deploymentgrids": (cluster.deployment_grids.store, DeploymentGrid),
             "servicegrids": (cluster.service_grids.store, ServiceGrid),
-            "deployments": (cluster.deployments.store, Deployment),
             "services": (cluster.services.store, Service),
             "endpointslices": (cluster.slices.store, EndpointSlice),
         }
+        for workload in cluster.workloads.values():
+            self._stores[workload.kind.grid_plural] = (workload.grids.store, workload.kind.grid_type)
+            self._stores[workload.kind.child.plural] = (workload.children.store, Workload)
+        for kind, companions in cluster.companions.items():
+            self._stores[kind.plural] = (companions.store, Companion)
         writer = Writer(api, Metrics())
         statuses = Statuses(writer, clock=self.time)
         reporter = Reporter(self.recorder)
-        self.workloads = Workloads(cluster, writer, statuses, reporter, now=self.now, clock=self.time)
+        self.workloads = {
+            name: Workloads(stores.kind, cluster, writer, statuses, reporter, now=self.now, clock=self.time)
+            for name, stores in cluster.workloads.items()
+        }
         self.services = Services(cluster, writer, statuses, reporter, now=self.now, clock=self.time)
         self.evictions = Evictions(cluster, api, writer, reporter, now=self.now)
         self.slices = Slices(cluster, writer, now=self.now)
@@ -240,7 +258,7 @@ class Controller:
 
     def sync(self, *plurals: str) -> None:
         """Let the stores (these, or all) see what the API has."""
-        for plural in plurals or self.STORES:
+        for plural in plurals or self._stores:
             store, object_type = self._stores[plural]
             objects = (msgspec.json.encode(obj) for obj in self.api.of(plural).values())
             store.replace([msgspec.json.decode(data, type=object_type) for data in objects])
@@ -248,10 +266,12 @@ class Controller:
     async def one_pass(self) -> None:
         """Pass once over everything that the stores have."""
         self.clock += 1.0
-        for grid in self.cluster.deployment_grids.store.list():
-            key = GridKey("DeploymentGrid", NAMESPACE, grid.metadata.name)
-            await self.workloads.reconcile(key)
-            await self.evictions.reconcile(key)
+        for kind, stores in self.cluster.workloads.items():
+            for grid in stores.grids.store.list():
+                key = GridKey(kind, NAMESPACE, grid.metadata.name)
+                await self.workloads[kind].reconcile(key)
+                if kind == "DeploymentGrid":
+                    await self.evictions.reconcile(key)
         for service_grid in self.cluster.service_grids.store.list():
             await self.services.reconcile(GridKey("ServiceGrid", NAMESPACE, service_grid.metadata.name))
         for service in self.cluster.services.store.list():
@@ -264,12 +284,24 @@ class Controller:
         """Sync and pass until nothing is written any more."""
         for _ in range(20):
             before = len(self.api.writes)
+            collect_garbage(self.api)
             endpoints(self.api)
             self.sync()
             await self.one_pass()
             if len(self.api.writes) == before:
                 return
         raise AssertionError(f"no rest: {self.api.writes[-20:]}")
+
+
+def collect_garbage(api: FakeApi) -> None:
+    """Do what Kubernetes' garbage collector does: budgets and autoscalers do not outlive their child."""
+    uids = {obj["metadata"]["uid"] for obj in api.objects.values()}
+    for key, obj in [*api.objects.items()]:
+        owners = obj["metadata"].get("ownerReferences") or ()
+        if key[0] not in ("poddisruptionbudgets", "horizontalpodautoscalers"):
+            continue
+        if any(owner.get("controller") and owner["uid"] not in uids for owner in owners):
+            del api.objects[key]
 
 
 def pods_ready(node: Manifest) -> bool:
@@ -351,6 +383,20 @@ class Scene:
             former = self.api.of(plural).get(name, {"metadata": {"name": name}})
             self.api.put(plural, {**former, "spec": body})
 
+    def workload(self, kind: str, name: str = "web", **spec: Any) -> None:
+        """Put a workload grid of any kind; `spec` replaces fields of its spec."""
+        template = {
+            "replicas": 2,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [{"name": "web", "image": "web:1"}]},
+            },
+        }
+        plural = f"{kind.lower()}s"
+        former = self.api.of(plural).get(name, {"metadata": {"name": name}})
+        self.api.put(plural, {**former, "spec": {"gridUniqKey": "zone", "template": template, **spec}})
+
     def result(self) -> dict[str, Any]:
         """Return what must come out the same, however it came about."""
 
@@ -364,11 +410,18 @@ class Scene:
         )
         return {
             "deployments": plain(self.api.of("deployments").values(), "spec"),
+            "others": {
+                plural: plain(self.api.of(plural).values(), "spec")
+                for plural in ("statefulsets", "daemonsets", "poddisruptionbudgets", "horizontalpodautoscalers")
+            },
             "services": plain(self.api.of("services").values(), "spec"),
             "slices": plain(unit_slices, "endpoints", "ports"),
             "status": {
-                name: {key: value for key, value in grid.get("status", {}).items() if key != "conditions"}
-                for name, grid in self.api.of("deploymentgrids").items()
+                f"{plural}/{name}": {
+                    key: value for key, value in grid.get("status", {}).items() if key != "conditions"
+                }
+                for plural in ("deploymentgrids", "statefulsetgrids", "daemonsetgrids")
+                for name, grid in self.api.of(plural).items()
             },
         }
 
@@ -389,6 +442,12 @@ def scene(new_scene: Callable[[], Scene]) -> Scene:
 def new_controller() -> Callable[[Scene], Controller]:
     """Return a function that starts a controller on a scene's API."""
     return lambda scene: Controller(scene.api)
+
+
+@pytest.fixture(name="endpoints")
+def _endpoints() -> Callable[[FakeApi], None]:
+    """Do what Kubernetes' endpointslice controller does."""
+    return endpoints
 
 
 @pytest.fixture

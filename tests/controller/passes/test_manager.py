@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import msgspec
 
-from sitegrid.api.grids import DeploymentGrid, ServiceGrid
+from sitegrid.api.grids import ServiceGrid
+from sitegrid.api.workloads import DeploymentGrid
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.manager import Manager
 from sitegrid.controller.metrics import Metrics
@@ -31,7 +32,7 @@ def _observed(scene: Any) -> Cluster:
     cluster = Cluster()
     for store, kind, plural in (
         (cluster.nodes, Node, "nodes"),
-        (cluster.deployment_grids.store, DeploymentGrid, "deploymentgrids"),
+        (cluster.workloads["DeploymentGrid"].grids.store, DeploymentGrid, "deploymentgrids"),
         (cluster.service_grids.store, ServiceGrid, "servicegrids"),
     ):
         objects = [msgspec.json.encode(obj) for obj in scene.api.of(plural).values()]
@@ -69,7 +70,9 @@ async def test_who_leads_again_looks_at_everything(scene: Any) -> None:
     await asyncio.gather(first, return_exceptions=True)
     scene.grids()
     for obj in scene.api.of("deploymentgrids").values():
-        cluster.deployment_grids.store.set(msgspec.json.decode(msgspec.json.encode(obj), type=DeploymentGrid))
+        cluster.workloads["DeploymentGrid"].grids.store.set(
+            msgspec.json.decode(msgspec.json.encode(obj), type=DeploymentGrid)
+        )
     second = asyncio.create_task(manager.lead())
     await _until(lambda: "apply deployments web-one" in scene.api.writes)
     second.cancel()

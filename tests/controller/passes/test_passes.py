@@ -160,7 +160,8 @@ async def test_one_units_refusal_stops_no_other(scene: Any, new_controller: Make
     (name,) = scene.api.of("deployments")
     assert name.startswith("web-nodeunit2")
     status = scene.api.of("deploymentgrids")["web"]["status"]
-    assert [(unit["name"], unit["reason"]) for unit in status["problemUnits"]] == [("NodeUnit1", "Forbidden")]
+    degraded = [unit for unit in status["unitStates"] if unit["state"] == "Degraded"]
+    assert [(unit["name"], unit["reason"]) for unit in degraded] == [("NodeUnit1", "Forbidden")]
     for _ in range(60):
         await controller.one_pass()  # one a second
     assert 3 <= controller.recorder.events.count(("FailedCreate", "Unit NodeUnit1: exceeded quota")) <= 9
@@ -177,7 +178,7 @@ async def test_name_taken_by_others_is_not_written(scene: Any, new_controller: M
     await controller.one_pass()
     assert [write for write in scene.api.writes if "deployments" in write] == []
     assert scene.api.of("deployments")["web-one"]["spec"] == {"theirs": True}
-    assert scene.api.of("deploymentgrids")["web"]["status"]["problemUnits"][0]["reason"] == "NameConflict"
+    assert scene.api.of("deploymentgrids")["web"]["status"]["unitStates"][0]["reason"] == "NameConflict"
 
 
 async def test_status_is_written_a_few_times_a_second(scene: Any, new_controller: Make) -> None:

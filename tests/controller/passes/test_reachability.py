@@ -10,8 +10,10 @@ import pytest
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey
 from sitegrid.controller.triggers import Triggers
 from sitegrid.grid.reachability import RETURN, STAGGER
+from sitegrid.kube.errors import ApiError
 
 Make = Callable[..., Any]
+SERVICE = ServiceKey("default", "web-svc")
 SITE = ("node12", "node14")
 
 
@@ -23,10 +25,6 @@ async def _article(scene: Any, controller: Any) -> None:
     scene.grids()
     controller.clock += 86_400
     await controller.until_rest()
-
-
-def _slice_writes(scene: Any) -> list[str]:
-    return [write for write in scene.api.writes if "endpointslices" in write]
 
 
 def _ready(scene: Any) -> set[str]:
@@ -41,11 +39,11 @@ def _ready(scene: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-async def test_lost_wan_writes_no_slice(scene: Any, new_controller: Make, restarted: bool) -> None:
-    """From the first node that goes to the last that is back, a site's slices are not touched, restarts or not."""
+async def test_lost_wan_writes_nothing(scene: Any, new_controller: Make, restarted: bool) -> None:
+    """From the first node that goes to the last that is back, nothing of a site is touched, restarts or not."""
     controller = new_controller(scene)
     await _article(scene, controller)
-    writes = _slice_writes(scene)
+    writes = [*scene.api.writes]
     for ready, pause in (("Unknown", 5), ("True", 30)):
         for node in SITE:
             if restarted:
@@ -56,7 +54,7 @@ async def test_lost_wan_writes_no_slice(scene: Any, new_controller: Make, restar
             await controller.until_rest()
             controller.clock += pause
         controller.clock += 4_000 if ready == "Unknown" else 0
-    assert _slice_writes(scene) == writes
+    assert scene.api.writes == writes
 
 
 async def test_site_that_comes_back_is_held_until_its_pods_are_reported(scene: Any, new_controller: Make) -> None:
@@ -72,11 +70,11 @@ async def test_site_that_comes_back_is_held_until_its_pods_are_reported(scene: A
     # The kubelets are back, the endpointslice controller has heard nothing yet.
     scene.api.put("endpointslices", source)
     controller.sync()
-    again = await controller.slices.reconcile(ServiceKey("default", "web-svc"))
+    again = await controller.slices.reconcile(SERVICE)
     assert again == RETURN.total_seconds()
     assert _ready(scene) == {"node12", "node14", "node21"}
     controller.clock += again
-    assert await controller.slices.reconcile(ServiceKey("default", "web-svc")) is None
+    assert await controller.slices.reconcile(SERVICE) is None
     assert _ready(scene) == {"node21"}
 
 
@@ -87,11 +85,70 @@ async def test_crashed_node_goes_after_the_stagger(scene: Any, new_controller: M
     scene.report("node12", "Unknown", controller.now())
     await controller.until_rest()
     assert _ready(scene) == {"node12", "node14", "node21"}
-    again = await controller.slices.reconcile(ServiceKey("default", "web-svc"))
+    again = await controller.slices.reconcile(SERVICE)
     assert 0 < again <= STAGGER.total_seconds()
     controller.clock += again
     await controller.until_rest()
     assert _ready(scene) == {"node14", "node21"}
+
+
+async def test_slices_that_are_seen_before_their_nodes_take_nothing_out(
+    scene: Any, new_controller: Make, endpoints: Make
+) -> None:
+    """Watches may be apart; before an endpoint goes, its node is asked for."""
+    controller = new_controller(scene)
+    await _article(scene, controller)
+    writes = [*scene.api.writes]
+    for node in SITE:
+        scene.report(node, "Unknown", controller.now())
+    endpoints(scene.api)
+    controller.sync("endpointslices")
+    await controller.slices.reconcile(SERVICE)
+    assert scene.api.writes == writes
+
+
+async def test_node_that_is_deleted_while_it_is_asked_for_stays_so(
+    scene: Any, new_controller: Make, endpoints: Make
+) -> None:
+    """An answer that is older than the watch's word brings no node back, for nobody would take it away again."""
+    controller = new_controller(scene)
+    await _article(scene, controller)
+    scene.report("node21", "False", controller.now())
+    endpoints(scene.api)
+    controller.sync("endpointslices")
+    get = scene.api.get
+
+    async def late(*args: Any) -> Any:
+        answer = await get(*args)
+        controller.cluster.nodes.delete(controller.cluster.nodes.get(None, "node21"))
+        return answer
+
+    scene.api.get = late
+    await controller.slices.reconcile(SERVICE)
+    assert controller.cluster.nodes.get(None, "node21") is None
+    assert "node21" not in _ready(scene)
+
+
+@pytest.mark.parametrize("status", [403, 500])
+async def test_node_that_cannot_be_asked_for(scene: Any, new_controller: Make, endpoints: Make, status: int) -> None:
+    """Without the right to ask, the slices' word counts; another failure is tried again, with nothing taken out."""
+    controller = new_controller(scene)
+    await _article(scene, controller)
+    scene.report("node21", "False", controller.now())
+    endpoints(scene.api)
+    controller.sync("endpointslices")
+
+    async def refuse(*args: Any) -> Any:
+        raise ApiError(status, "Refused", "no")
+
+    scene.api.get = refuse
+    if status == 403:
+        await controller.slices.reconcile(SERVICE)
+        assert "node21" not in _ready(scene)
+    else:
+        with pytest.raises(ApiError):
+            await controller.slices.reconcile(SERVICE)
+        assert "node21" in _ready(scene)
 
 
 async def test_deleted_grid_takes_the_slices_of_a_site_that_is_away(scene: Any, new_controller: Make) -> None:
@@ -149,5 +206,5 @@ async def test_only_news_of_a_node_gives_work(scene: Any, new_controller: Make) 
     scene.report("node12", "Unknown", controller.now())
     controller.sync("nodes")
     assert await queues.grids.get() == GridKey("DeploymentGrid", "default", "web")
-    assert await queues.slices.get() == ServiceKey("default", "web-svc")
+    assert await queues.slices.get() == SERVICE
     assert (len(queues.grids), len(queues.slices)) == (0, 0)

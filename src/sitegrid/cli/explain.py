@@ -1,0 +1,178 @@
+"""`sitegrid explain`: prints one unit's child, and which rule set each field that is not as in the template."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from sitegrid.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    from sitegrid.api.workloads import WorkloadGrid
+    from sitegrid.grid.explain import Explanation
+    from sitegrid.grid.kinds import WorkloadKind
+    from sitegrid.grid.units import Units
+    from sitegrid.kube.client import Client
+
+
+def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add this subcommand."""
+    parser = subparsers.add_parser(
+        "explain",
+        help="print what a grid makes for one unit, and why",
+        description="Print the workload that a grid makes for one unit, with the rule that set each field which is "
+        "not as in the template. The YAML can be given to `kubectl diff --server-side -f -`.",
+    )
+    parser.add_argument("grid", metavar="GRID", help="[KIND/]NAME, such as dg/web; a DeploymentGrid without KIND")
+    parser.add_argument("unit", metavar="UNIT", help="the value of the grid's unique key on the unit's nodes")
+    parser.add_argument("-n", "--namespace", metavar="NAMESPACE", help="the grid's namespace (default: as kubectl)")
+    parser.add_argument(
+        "-o", "--output", choices=("yaml", "json"), default="yaml", help="format (default: %(default)s)"
+    )
+    parser.add_argument("--kubeconfig", metavar="FILE", help="how to reach the API server (default: as kubectl does)")
+    parser.add_argument("--context", metavar="NAME", help="context of the kubeconfig to use")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Explain one unit of one grid.
+
+    Raises:
+        CommandError: There is no such grid or unit, the unit can have no child, or the cluster cannot be asked.
+    """
+    import asyncio
+
+    from sitegrid.kube.config import ConfigError, load_config
+    from sitegrid.kube.errors import ApiError, DecodeError, Unreachable
+
+    kind, name = _grid_argument(args.grid)
+    try:
+        config = load_config(args.kubeconfig, args.context)
+        text = asyncio.run(_explain(config, kind, args.namespace or config.namespace, name, args.unit, args.output))
+    except (ConfigError, ApiError, DecodeError, Unreachable) as error:
+        raise CommandError(str(error)) from error
+    sys.stdout.write(text)
+    return 0
+
+
+def _grid_argument(text: str) -> tuple[WorkloadKind, str]:
+    """Return kind and name of what ``[KIND/]NAME`` means; KIND is spelt in any way that kubectl takes."""
+    from sitegrid.api.schema import DEFINITIONS
+    from sitegrid.grid.kinds import WORKLOAD_KINDS
+
+    word, _, name = text.rpartition("/")
+    spellings = {
+        spelling: WORKLOAD_KINDS[item.kind]
+        for item in DEFINITIONS
+        if item.kind in WORKLOAD_KINDS
+        for spelling in (item.kind.lower(), item.plural, item.short_name)
+    }
+    kind = spellings.get((word or "dg").lower().partition(".")[0])
+    if kind is None or not name:
+        raise CommandError(f"{text}: not [KIND/]NAME with a KIND of {', '.join(spellings)}")
+    return kind, name
+
+
+async def _explain(config: Any, kind: WorkloadKind, namespace: str, name: str, unit: str, output: str) -> str:
+    from sitegrid.grid.blueprint import Blueprint
+    from sitegrid.grid.explain import explain
+    from sitegrid.grid.problem import Problem
+    from sitegrid.kube.client import Client
+
+    async with Client(config) as client:
+        grid = await _grid(client, kind, namespace, name)
+        units = await _units(client, grid.spec.grid_uniq_key)
+    if unit not in units:
+        known = ", ".join([*units][:20]) or "none"
+        more = f" and {len(units) - 20} more" if len(units) > 20 else ""
+        raise CommandError(f"{grid.spec.grid_uniq_key} has no unit {unit}; it has: {known}{more}")
+    explanation = explain(kind, grid, units[unit].unit)
+    if isinstance(explanation, Problem):
+        raise CommandError(f"unit {unit} can have no child: {explanation.reason}: {explanation.message}")
+    notes = []
+    chosen = Blueprint(kind, grid).choose(units)
+    if isinstance(chosen, Problem):
+        notes.append(chosen.message)
+    elif unit not in chosen:
+        left_out = "spec.units leaves this unit out" if units[unit].nodes else "this unit has no nodes"
+        notes.append(f"{left_out}: the child is not made")
+    if units[unit].suspended:
+        notes.append("this unit is suspended by its NodeUnit: nothing is changed")
+    return _json(explanation, notes) if output == "json" else _yaml(grid, explanation, notes)
+
+
+async def _grid(client: Client, kind: WorkloadKind, namespace: str, name: str) -> WorkloadGrid:
+    import msgspec
+
+    from sitegrid.controller.resources import grid_resource
+    from sitegrid.kube.errors import ApiError
+
+    try:
+        found = await client.get(grid_resource(kind), name, namespace)
+    except ApiError as error:
+        if error.not_found:
+            raise CommandError(f"there is no {kind.grid_kind} {namespace}/{name}: {error.message}") from error
+        raise
+    return msgspec.convert(found, kind.grid_type)
+
+
+async def _units(client: Client, key: str) -> Units:
+    from sitegrid.api.grids import VERSION
+    from sitegrid.api.nodeunits import NodeUnit
+    from sitegrid.grid.nodeunits import declared
+    from sitegrid.grid.observed import Node
+    from sitegrid.grid.units import units_of
+    from sitegrid.kube.errors import ApiError
+    from sitegrid.kube.resources import NODES, Resource
+    from sitegrid.wire.labels import GROUP
+
+    nodes = await client.list_as(Node, NODES)
+    try:
+        node_units = (
+            await client.list_as(NodeUnit, Resource(GROUP, VERSION, "nodeunits", NodeUnit.KIND, False))
+        ).items
+    except ApiError as error:
+        if not error.not_found:
+            raise
+        node_units = []  # the CustomResourceDefinition is not installed
+    return units_of(key, ((node.metadata.name, node.metadata.labels) for node in nodes.items), declared(node_units))
+
+
+def _yaml(grid: WorkloadGrid, explanation: Explanation, notes: list[str]) -> str:
+    import yaml
+
+    child, meta = explanation.child, grid.metadata
+    head = [
+        f"{child['kind']} {meta.namespace}/{child['metadata']['name']} of {grid.KIND} {meta.name}, "
+        f"unit {explanation.unit} ({grid.spec.grid_uniq_key}={explanation.unit})",
+        *notes,
+        f"template: {explanation.template}",
+    ]
+    if explanation.fields:
+        head.append("not as in the template:")
+    width = max((len(item.path) for item in explanation.fields), default=0)
+    for item in explanation.fields:
+        removed = " took it away" if item.removed else ""
+        instead = f", instead of {', '.join(item.instead_of)}" if item.instead_of else ""
+        head.append(f"  {item.path:<{width}}  {item.rule}{removed}{instead}")
+    body: str = yaml.safe_dump(dict(child), sort_keys=False, allow_unicode=True)
+    return "".join(f"# {line}\n" for line in head) + body
+
+
+def _json(explanation: Explanation, notes: list[str]) -> str:
+    fields = [
+        {"path": item.path, "rule": item.rule, "removed": item.removed, "insteadOf": list(item.instead_of)}
+        for item in explanation.fields
+    ]
+    result = {
+        "unit": explanation.unit,
+        "template": explanation.template,
+        "notes": notes,
+        "fields": fields,
+        "child": explanation.child,
+    }
+    return json.dumps(result, indent=2, ensure_ascii=False) + "\n"

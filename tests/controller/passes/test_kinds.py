@@ -1,0 +1,157 @@
+"""All kinds of workload grid, with overrides, templates, budgets and autoscalers: crashes after every write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sitegrid.kube.errors import ApiError
+
+Make = Callable[..., Any]
+BIG = {"units": {"names": ["one"]}, "name": "big", "replicas": 5}
+
+
+def _all_kinds(scene: Any) -> None:
+    for name, value in (("a", "one"), ("b", "two")):
+        scene.node(name, value)
+    asked = {"podDisruptionBudget": {"maxUnavailable": 1}}
+    scene.workload("StatefulSetGrid", "db", overrides=[BIG], **asked)
+    scene.workload("DaemonSetGrid", "log", **asked)
+    pool = {"canary": {"selector": {"matchLabels": {"app": "web"}}, "template": {}}, "old": {}}
+    scene.workload(
+        "DeploymentGrid",
+        templatePool=pool,
+        templates={"one": "canary"},
+        autoDeleteUnusedTemplate=True,
+        autoscaling={"maxReplicas": 3},
+    )
+
+
+def _change(scene: Any) -> None:
+    """Change the grids: an override, what is beside the children, who is chosen, and which template."""
+    scene.workload("StatefulSetGrid", "db", overrides=[{**BIG, "replicas": 1}])
+    scene.workload("DaemonSetGrid", "log", units={"exclude": {"names": ["two"]}}, removal={"gracePeriodSeconds": 0})
+    scene.workload("DeploymentGrid", podDisruptionBudget={"minAvailable": 1})
+
+
+async def _crash_after_each_write(
+    new_scene: Make, new_controller: Make, crash: type[BaseException], prepare: Callable[[Any], Any]
+) -> Any:
+    """Crash after each write that follows `prepare`; return the scene as it comes out without any crash."""
+    whole = new_scene()
+    await prepare(whole)
+    before = len(whole.api.writes)
+    await new_controller(whole).until_rest()
+    for count in range(before + 1, len(whole.api.writes) + 1):
+        scene = new_scene()
+        await prepare(scene)
+        scene.api.crash_after = count
+        with pytest.raises(crash):
+            await new_controller(scene).until_rest()
+        scene.api.crash_after = None
+        await new_controller(scene).until_rest()
+        assert scene.result() == whole.result()
+        writes = len(scene.api.writes)
+        await new_controller(scene).until_rest()
+        assert len(scene.api.writes) == writes
+    return whole
+
+
+async def test_crash_after_every_write(new_scene: Make, new_controller: Make, crash: type[BaseException]) -> None:
+    """Killed after any single write and started again, it reaches the same state, and stays."""
+
+    async def prepare(scene: Any) -> None:
+        _all_kinds(scene)
+
+    whole = await _crash_after_each_write(new_scene, new_controller, crash, prepare)
+    replicas = {name: child["spec"]["replicas"] for name, child in whole.api.of("statefulsets").items()}
+    assert replicas == {"db-one": 5, "db-two": 2}
+    assert whole.api.of("daemonsets").keys() == {"log-one", "log-two"}
+    assert len(whole.api.of("poddisruptionbudgets")) == 4
+    assert whole.api.of("horizontalpodautoscalers").keys() == {"web-one-deployment", "web-two-deployment"}
+    assert whole.api.of("deploymentgrids")["web"]["spec"]["templatePool"].keys() == {"canary"}
+
+
+async def test_crash_after_every_write_of_a_change(
+    new_scene: Make, new_controller: Make, crash: type[BaseException]
+) -> None:
+    """The same for changed overrides, templates, units, budgets and autoscalers."""
+
+    async def prepare(scene: Any) -> None:
+        _all_kinds(scene)
+        await new_controller(scene).until_rest()
+        _change(scene)
+
+    whole = await _crash_after_each_write(new_scene, new_controller, crash, prepare)
+    assert whole.api.of("daemonsets").keys() == {"log-one"}
+    assert whole.api.of("poddisruptionbudgets").keys() == {"web-one-deployment", "web-two-deployment"}
+    assert whole.api.of("horizontalpodautoscalers") == {}
+
+
+async def test_one_override_is_one_write(scene: Any, new_controller: Make) -> None:
+    """Among 200 units a changed override writes the child of its unit, and the status."""
+    for number in range(200):
+        scene.node(f"n{number}", f"u{number}")
+    scene.workload("DeploymentGrid")
+    controller = new_controller(scene)
+    await controller.until_rest()
+    writes = len(scene.api.writes)
+    scene.workload("DeploymentGrid", overrides=[{"units": {"names": ["u7"]}, "replicas": 3}])
+    await controller.until_rest()
+    assert scene.api.writes[writes:] == ["apply deployments web-u7", "status deploymentgrids web"]
+
+
+async def test_new_unit_with_twenty_grids(scene: Any, new_controller: Make) -> None:
+    """A new site gets one child and one status per grid."""
+    scene.node("a", "one")
+    for number in range(20):
+        scene.workload("DeploymentGrid", f"g{number}")
+    controller = new_controller(scene)
+    await controller.until_rest()
+    writes = len(scene.api.writes)
+    scene.node("b", "two")
+    await controller.until_rest()
+    made = [write for write in scene.api.writes[writes:] if not write.startswith("status")]
+    assert sorted(made) == sorted(f"apply deployments g{number}-two" for number in range(20))
+    assert len(scene.api.writes) - writes == 40
+
+
+async def test_refused_budget_stops_nothing_else(scene: Any, new_controller: Make) -> None:
+    """What a unit's budget meets is that unit's problem; its child and all other units are done."""
+    scene.node("a", "one")
+    scene.node("b", "two")
+    scene.workload("DeploymentGrid", podDisruptionBudget={"maxUnavailable": "many"})
+    scene.api.refuse = lambda verb, name: (
+        ApiError(422, "Invalid", "no number") if name == "web-one-deployment" else None
+    )
+    await new_controller(scene).until_rest()
+    assert scene.api.of("deployments").keys() == {"web-one", "web-two"}
+    assert scene.api.of("poddisruptionbudgets").keys() == {"web-two-deployment"}
+    states = scene.api.of("deploymentgrids")["web"]["status"]["unitStates"]
+    assert [(unit["name"], unit.get("reason")) for unit in states if unit["state"] == "Degraded"] == [
+        ("one", "Invalid")
+    ]
+
+
+async def test_replicas_are_released_before_they_are_given_up(scene: Any, new_controller: Make) -> None:
+    """A grid that begins to autoscale keeps as many pods as there are."""
+    scene.node("a", "one")
+    scene.workload("DeploymentGrid")
+    controller = new_controller(scene)
+    await controller.until_rest()
+    writes = len(scene.api.writes)
+    scene.workload("DeploymentGrid", autoscaling={"maxReplicas": 3})
+    await controller.until_rest()
+    assert scene.api.writes[writes : writes + 2] == ["release deployments web-one", "apply deployments web-one"]
+
+
+async def test_templates_that_cannot_be_deleted_stop_nothing(scene: Any, new_controller: Make) -> None:
+    """Where the right to change grids is missing, unused templates stay, and every unit is done."""
+    scene.node("a", "one")
+    scene.workload("DeploymentGrid", templatePool={"old": {}}, autoDeleteUnusedTemplate=True)
+    scene.api.refuse = lambda verb, name: ApiError(403, "Forbidden", "no") if verb == "patch" else None
+    await new_controller(scene).until_rest()
+    assert scene.api.of("deployments").keys() == {"web-one"}
+    assert scene.api.of("deploymentgrids")["web"]["status"]["unusedTemplates"] == ["old"]

@@ -1,0 +1,217 @@
+"""Overrides on a real API server: what they change and what not, mistakes, the number of writes, explanations."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.cluster
+
+
+def _image(image: str) -> dict[str, Any]:
+    return {"template": {"spec": {"containers": [{"name": "web", "image": image}]}}}
+
+
+def _override(patch: dict[str, Any] | None, *names: str, **fields: Any) -> dict[str, Any]:
+    found = {"units": {"names": [*names]}, **fields}
+    return found if patch is None else {**found, "patch": patch}
+
+
+def _sitegrid(world: Any, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sitegrid", *arguments, f"--kubeconfig={world.plane.kubeconfig('admin')}"],
+        capture_output=True,
+        text=True,
+        check=check,
+        env={"PATH": os.environ["PATH"]},
+    )
+
+
+def test_override_changes_its_unit_only(world: Any, wait_for: Any) -> None:
+    """The patched unit's child changes, and the others are not even written."""
+    world.nodes("one", "two", "three")
+    world.plane.apply(world.deployment_grid())
+    before = world.wait_children("grid-one", "grid-two", "grid-three")
+    patch = {**_image("web:2"), "minReadySeconds": 5}
+    rules = [_override(patch, "two", name="canary"), _override(None, "two", "nowhere", replicas=3)]
+    world.plane.apply(world.deployment_grid(overrides=rules))
+    wait_for(lambda: world.children()["grid-two"]["spec"]["replicas"] == 3, "the override", dump=world.dump)
+    after = world.children()
+    assert after["grid-two"]["spec"]["template"]["spec"]["containers"][0]["image"] == "web:2"
+    assert after["grid-two"]["spec"]["minReadySeconds"] == 5
+    for name in ("grid-one", "grid-three"):
+        assert after[name]["metadata"]["generation"] == before[name]["metadata"]["generation"]
+        assert after[name]["spec"] == before[name]["spec"]
+
+
+def test_mistaken_overrides_stay_with_their_unit(world: Any) -> None:
+    """Each kind of mistake is told for its unit, in a sentence; all other units are done."""
+    mistakes: dict[str, tuple[dict[str, Any], str]] = {
+        "selector": ({"selector": {"matchLabels": {"app": "x"}}}, "cannot change the selector"),
+        "name": ({"metadata": {"name": "x"}}, "cannot change the object around it"),
+        "pin": ({"template": {"spec": {"nodeSelector": {world.key: "good"}}}}, "cannot change where"),
+        "label": ({"template": {"metadata": {"labels": {"tkeedge.io/unit": "x"}}}}, "cannot change this label"),
+        "container": (
+            {"template": {"spec": {"containers": [{"name": "wev", "command": ["a"]}]}}},
+            "no such container",
+        ),
+        "shape": ({"template": {"spec": {"containers": {"name": "web"}}}}, "containers"),
+        "value": (_image("$(unit.values.none)"), "is not known"),
+        "type": ({"replicas": "many"}, "expected numeric"),
+    }
+    world.nodes("good", *mistakes)
+    rules = [_override(patch, name) for name, (patch, _) in mistakes.items()]
+    world.plane.apply(world.deployment_grid(overrides=rules))
+    world.wait_children("grid-good")
+    world.wait_degraded()
+    world.wait_quiet()
+    status = world.plane.get("dg", "grid", world.namespace)["status"]
+    told = {unit["name"]: unit for unit in status["unitStates"] if unit["state"] == "Degraded"}
+    assert told.keys() == mistakes.keys()
+    for name, (_, words) in mistakes.items():
+        assert words in told[name]["message"], name
+    assert told["name"]["reason"] == "OverrideInvalid"
+    assert told["type"]["reason"] != "OverrideInvalid"  # the API server's own
+    assert status["units"] == len(mistakes) + 1
+
+
+def test_one_override_among_200_units_is_one_write(world: Any, wait_for: Any) -> None:
+    """A changed override writes its unit's child once, and else nothing but statuses."""
+    world.nodes(*(f"u{number:03}" for number in range(200)))
+    grid = world.deployment_grid()
+    grid["spec"]["template"]["replicas"] = 0
+    world.plane.apply(grid)
+    wait_for(lambda: len(world.children()) == 200, "200 children", dump=world.dump)
+    world.wait_condition("UnitsReady")
+    world.wait_quiet(4)
+    before = world.writes()
+    grid["spec"]["overrides"] = [_override(_image("web:2"), "u123")]
+    world.plane.apply(grid)
+    wait_for(lambda: len(world.writes()) > len(before) + 1, "the writes", dump=world.dump)
+    world.wait_quiet(4)
+    new = world.writes()[len(before) :]
+    assert [write for write in new if "/status" not in write] == ["patch deployments grid-u123"]
+    assert len(new) <= 6
+
+
+def test_new_unit_with_twenty_grids(world: Any, wait_for: Any) -> None:
+    """A new site gets one write per grid, and statuses; then there is rest."""
+    world.nodes("one")
+    names = [f"g{number:02}" for number in range(20)]
+    grids = [world.deployment_grid(name) for name in names]
+    for grid in grids:
+        grid["spec"]["template"]["replicas"] = 0
+    world.plane.apply(*grids)
+    world.wait_children(*(f"{name}-one" for name in names))
+    for name in names:
+        world.wait_condition("UnitsReady", name)
+    world.wait_quiet(4)
+    before = world.writes()
+    world.nodes("two")
+    world.wait_children(*(f"{name}-{unit}" for name in names for unit in ("one", "two")))
+    for name in names:
+        wait_for(
+            lambda name=name: world.plane.get("dg", name, world.namespace)["status"]["readyUnits"] == 2,
+            f"{name} to be ready",
+            dump=world.dump,
+        )
+    world.wait_quiet(4)
+    new = world.writes()[len(before) :]
+    children = sorted(write for write in new if "/status" not in write)
+    assert children == sorted(f"patch deployments {name}-two" for name in names)
+    assert len(new) - len(children) <= 60
+
+
+def test_template_of_a_megabyte(world: Any) -> None:
+    """A template as large as an object may be does not harm others: it is done, or a condition says why not."""
+    world.nodes("one")
+    grid = world.deployment_grid("huge")
+    grid["spec"]["template"]["template"]["spec"]["containers"][0]["env"] = [{"name": "X", "value": "x" * 1_000_000}]
+    world.plane.kubectl("apply", "--server-side", "-f", "-", manifest=grid)
+    world.plane.apply(world.deployment_grid())
+    world.wait_condition("UnitsNotReady")
+    condition = world.wait_condition("UnitsNotReady", "huge")
+    assert condition["status"] == "False"
+    assert {"grid-one", "huge-one"} == world.children().keys()
+
+
+def test_suspended_unit_is_left_alone(world: Any, wait_for: Any) -> None:
+    """While its NodeUnit is suspended nothing of the unit changes, and the status says so; then it catches up."""
+    world.nodes("one", "two")
+    world.plane.apply(world.deployment_grid())
+    world.wait_children("grid-one", "grid-two")
+    unit: dict[str, Any] = {
+        "apiVersion": "tkeedge.io/v1",
+        "kind": "NodeUnit",
+        "metadata": {"name": f"one-{world.namespace}", "labels": {"size": "big"}},
+        "spec": {"gridUniqKey": world.key, "unit": "one", "suspend": True, "values": {"image": "web:9"}},
+    }
+    world.plane.apply(unit)
+    try:
+        by_label = {"units": {"selector": {"matchLabels": {"size": "big"}}}, "patch": _image("$(unit.values.image)")}
+
+        def images() -> dict[str, str]:
+            return {
+                name: child["spec"]["template"]["spec"]["containers"][0]["image"]
+                for name, child in world.children().items()
+            }
+
+        def states() -> dict[str, str]:
+            found = world.plane.get("dg", "grid", world.namespace).get("status", {}).get("unitStates", [])
+            return {state["name"]: state["state"] for state in found}
+
+        wait_for(lambda: states().get("one") == "Suspended", "the suspension", dump=world.dump)
+        grid = world.deployment_grid(overrides=[by_label, _override(_image("web:2"), "two")])
+        world.plane.apply(grid)
+        wait_for(lambda: images()["grid-two"] == "web:2", "the other unit", dump=world.dump)
+        world.wait_quiet()
+        assert images()["grid-one"] == "web:1"
+        assert "suspended: one" in world.condition("grid", "Progressing")["message"]
+        unit["spec"]["suspend"] = False
+        world.plane.apply(unit)
+        wait_for(lambda: images()["grid-one"] == "web:9", "the unit to catch up", dump=world.dump)
+    finally:
+        world.plane.kubectl("delete", "nodeunit", unit["metadata"]["name"])
+
+
+def test_explain(world: Any) -> None:
+    """What is printed is what kubectl diff finds no difference to, with the rule of each changed field."""
+    world.nodes("one", "two")
+    rules = [_override(_image("web:2"), "one", name="canary"), _override(None, "two", replicas=4)]
+    world.plane.apply(world.deployment_grid(overrides=rules))
+    world.wait_children("grid-one", "grid-two")
+    world.wait_quiet()
+    text = _sitegrid(world, "explain", "grid", "one", "-n", world.namespace).stdout
+    assert f"# Deployment {world.namespace}/grid-one of DeploymentGrid grid, unit one ({world.key}=one)\n" in text
+    lines = {line.split()[1]: line for line in text.splitlines() if line.startswith("#   ")}
+    assert "overrides[0] (canary)" in lines["template.spec.containers[web].image"]
+    assert "replicas" not in lines
+    found = json.loads(_sitegrid(world, "explain", "dg/grid", "two", "-n", world.namespace, "-o", "json").stdout)
+    assert {"path": "replicas", "rule": "overrides[1]", "removed": False, "insteadOf": []} in found["fields"]
+    child = found["child"]
+    same = world.plane.kubectl("diff", "--server-side", "-f", "-", manifest=child)
+    assert same.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nope", "one"), "there is no DeploymentGrid"),
+        (("pods/grid", "one"), "not [KIND/]NAME"),
+        (("ssg/grid", "one"), "there is no StatefulSetGrid"),
+        (("grid", "three"), "has no unit three; it has: one"),
+    ],
+)
+def test_explain_says_what_is_wrong(world: Any, arguments: tuple[str, ...], words: str) -> None:
+    """One line, and exit code 1."""
+    world.nodes("one")
+    world.plane.apply(world.deployment_grid())
+    result = _sitegrid(world, "explain", *arguments, "-n", world.namespace, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert words in result.stderr

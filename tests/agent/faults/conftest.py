@@ -783,6 +783,7 @@ class Simulation:
         self.violations: list[str] = []
         self.failed = False
         self.units_since_rest: list[set[str]] = []
+        self.connections: list[ClientConnection] = []
         self.rest_rv = 0
         self.start_agent()
         self.clients = [Client(self, asks) for asks in CLIENTS]
@@ -807,6 +808,9 @@ class Simulation:
         """End the agent as a kill would: every connection is lost."""
         for client in self.clients:
             client.hang_up()
+        for connection in self.connections:
+            connection.abort()
+        self.connections.clear()
         self.hub.close()
         self.network.reset()
         self.loop.settle()
@@ -818,6 +822,7 @@ class Simulation:
         request.method, request.target = "GET", target
         request.headers = [(b"host", b"agent"), (b"accept", (PROTOBUF if binary else "application/json").encode())]
         connection.watched_by(self)
+        self.connections.append(connection)
         connection.task = self.loop.create_task(self._handle(request, connection))
 
     async def _handle(self, request: Request, connection: ClientConnection) -> None:

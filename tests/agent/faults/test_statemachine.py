@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-EXAMPLES = int(os.environ.get("SITEGRID_STATEMACHINE_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("SITEGRID_STATEMACHINE_EXAMPLES", "600"))
 STEPS = 60
 # Shrinking takes minutes; the blob that is printed repeats the failure, to be shrunk by who looks at it.
 PHASES = [phase for phase in Phase if phase is not Phase.shrink]

@@ -214,7 +214,8 @@ class Server:
             fields = f"{fields},metadata.name={route.name}" if fields else f"metadata.name={route.name}"
         self._check(options.label_selector, fields)
         identity = self._hub.identify(authorization) if authorization else ""
-        key = ViewKey(resource, route.namespace, options.label_selector, fields, codec, identity)
+        client = request.header(b"user-agent")
+        key = ViewKey(resource, route.namespace, options.label_selector, fields, codec, identity, client)
         with self._hub.view(key, authorization) as view:
             await self._serve(view, options, connection)
 

@@ -50,6 +50,9 @@ class ViewKey(NamedTuple):
     codec: Codec
     identity: str = ""
     """Whose credential it is read with; empty for what is guarded, which is read with the agent's."""
+    client: str = ""
+    """Which program asks (its User-Agent). Each has a view of its own, since only who was told a view's state may
+    resume from it: a version that an agent before this one told to another may stand for another state."""
 
     def plain_source(self) -> SourceKey:
         """Return what to ask the API server for: the client's selection without anything of a grid."""

@@ -821,6 +821,8 @@ class Simulation:
         request.body.end()
         request.method, request.target = "GET", target
         request.headers = [(b"host", b"agent"), (b"accept", (PROTOBUF if binary else "application/json").encode())]
+        if connection.client is not None:
+            request.headers.append((b"user-agent", b"reflector"))
         connection.watched_by(self)
         self.connections.append(connection)
         connection.task = self.loop.create_task(self._handle(request, connection))

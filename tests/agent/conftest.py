@@ -35,8 +35,10 @@ from cryptography.x509.oid import NameOID
 from hypothesis import settings
 
 from sitegrid.agent.credentials import Credentials, from_kubeconfig
+from sitegrid.agent.disk import Disk
 from sitegrid.agent.hub import Hub
 from sitegrid.agent.metrics import Metrics
+from sitegrid.agent.reads import DEFAULT, parse_reads
 from sitegrid.agent.server import Server
 from sitegrid.agent.upstream import Upstream
 from sitegrid.wire import protobuf
@@ -681,12 +683,19 @@ async def api() -> AsyncIterator[FakeApi]:
 
 
 @contextlib.asynccontextmanager
-async def run_agent(credentials: Credentials, node_name: str = "n1") -> AsyncIterator[Site]:
-    """Run an agent in this process."""
+async def run_agent(
+    credentials: Credentials, node_name: str = "n1", *, data_dir: Path | None = None, cache: str = DEFAULT
+) -> AsyncIterator[Site]:
+    """Run an agent in this process; with a `data_dir` everything is on the disk when it has ended."""
     metrics = Metrics()
     upstream = Upstream(credentials)
-    hub = Hub(node_name, upstream, metrics)
-    server = Server(hub, upstream, metrics)
+    disk = Disk(data_dir, metrics) if data_dir is not None else None
+    hub = Hub(node_name, upstream, metrics, disk)
+    server = Server(hub, upstream, metrics, parse_reads(cache))
+    writing = None
+    if disk is not None:
+        upstream.start()
+        writing = asyncio.create_task(disk.run(hub.source_keys, lambda: upstream.wan.up))
     listener = await server.listen("127.0.0.1", 0)
     site = Site(server, hub, metrics, listener.sockets[0].getsockname()[1])
     try:
@@ -696,6 +705,10 @@ async def run_agent(credentials: Credentials, node_name: str = "n1") -> AsyncIte
         listener.close()
         await server.close()
         hub.close()
+        upstream.close()
+        if writing is not None:
+            writing.cancel()
+            await asyncio.wait([writing])
         # Cancelled tasks end in the loop; the test's own loop must not end before them.
         own = [task for task in asyncio.all_tasks() if task.get_name().startswith(("client", "source"))]
         if own:
@@ -714,6 +727,16 @@ async def site(api: FakeApi, tmp_path: Path) -> AsyncIterator[Site]:
     (tmp_path / "kubeconfig").write_text(json.dumps(config))
     async with run_agent(from_kubeconfig(str(tmp_path / "kubeconfig"))) as running:
         yield running
+
+
+@pytest.fixture
+def start_agent(api: FakeApi, tmp_path: Path) -> Any:
+    """Give the function that starts an agent with a disk: each call is a restart, in front of the same fake."""
+
+    def start(**settings: Any) -> contextlib.AbstractAsyncContextManager[Site]:
+        return run_agent(Credentials(f"http://127.0.0.1:{api.port}"), **{"data_dir": tmp_path / "data", **settings})
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -183,3 +183,95 @@ async def test_each_unit_change_reaches_every_open_watch(site: Any, api: Any, ob
     api.put(objects.nodes, objects.node("n1", zone="u9"))
     found = await asyncio.gather(*(watch.summary(1) for watch in watches))
     assert found == [[("DELETED", "web-zone.u1")]] * 3
+
+
+REPRESENTATIONS = [
+    "application/json;as=Table;v=v1;g=meta.k8s.io",
+    "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io",
+    "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io",
+    "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;v=v1;g=meta.k8s.io",
+    "application/yaml",
+    "application/cbor",
+    "application/json;q=0",
+]
+
+
+@pytest.mark.parametrize("accept", REPRESENTATIONS)
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/apis/discovery.k8s.io/v1/endpointslices",
+        "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
+        "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/web-zone.u2",
+        "/apis/discovery.k8s.io/v1/watch/endpointslices",
+        "/apis/discovery.k8s.io/v1/endpointslices?watch=true",
+        "/apis/discovery.k8s.io/v1/endpointslices?watch=true&sendInitialEvents=true"
+        "&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true",
+        "/api/v1/services",
+        "/api/v1/namespaces/default/services/web",
+        "/api/v1/namespaces/default/endpoints/web",
+    ],
+)
+async def test_what_cannot_be_represented_exactly_is_not_acceptable(
+    site: Any, api: Any, target: str, accept: str
+) -> None:
+    """Every reading path refuses every representation but plain JSON and protobuf, and asks nobody for it."""
+    status, body = (await site.request("GET", target, {"Accept": accept}))[::2]
+    assert (status, json.loads(body)["reason"]) == (406, "NotAcceptable")
+    assert not [headers for _, _, headers in api.requests if headers["accept"] == accept]
+
+
+async def test_of_several_accepted_representations_an_exact_one_is_taken(site: Any, objects: Any) -> None:
+    """Two Accept headers are one list: what kubectl offers besides a Table is what it gets."""
+    head = "Accept: application/json;as=Table;v=v1;g=meta.k8s.io\r\nAccept: application/json\r\nConnection: close\r\n"
+    reader, _ = await site.raw(f"GET {objects.slices} HTTP/1.1\r\nHost: a\r\n{head}\r\n".encode())
+    answer = await reader.read()
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["kind"] == "EndpointSliceList"
+
+
+async def test_a_changed_key_swaps_the_slices(site: Any, api: Any, objects: Any) -> None:
+    """A ServiceGrid with another key: the old unit's slice goes, the one of the new key's own unit comes."""
+    api.put(objects.nodes, objects.node("n1", zone="u1", rack="r1"))
+    _, watch = await site.list_and_watch(objects.slices)
+    api.put(objects.slices, objects.unit("rack.r1", "10.1.0.7"))
+    api.put(objects.slices, objects.unit("rack.r2", "10.66.0.7"))
+    api.delete(objects.slices, "web-zone.u1")
+    api.delete(objects.slices, "web-zone.u2")
+    assert await watch.summary(2) == [("ADDED", "web-rack.r1"), ("DELETED", "web-zone.u1")]
+
+
+async def test_a_deleted_servicegrid_takes_service_and_slices_along(site: Any, api: Any, objects: Any) -> None:
+    """Clients hear of both deletions under the versions of the deletions, and of nothing else."""
+    labels = {"tkeedge.io/grid-uniq-key": "zone", "service.kubernetes.io/service-proxy-name": "sitegrid"}
+    meta = {"name": "web", "namespace": "default", "labels": labels}
+    api.put(
+        objects.services, {"kind": "Service", "apiVersion": "v1", "metadata": meta, "spec": {"clusterIP": "None"}}
+    )
+    _, slices = await site.list_and_watch(objects.slices)
+    _, services = await site.list_and_watch(objects.services)
+    api.delete(objects.services, "web")
+    first = api.rv
+    for name in ("web-zone.u1", "web-zone.u2", "web-abc"):
+        api.delete(objects.slices, name)
+    gone = [await services.next(), await slices.next()]
+    versions = [int(event["object"]["metadata"]["resourceVersion"]) for event in gone]
+    assert [event["type"] for event in gone] == ["DELETED", "DELETED"]
+    assert versions == [first, first + 1]
+    api.put(objects.slices, objects.plain("marker", "10.9.0.2"))
+    assert await slices.summary(1) == [("ADDED", "marker")]
+
+
+async def test_what_stayed_is_not_touched_by_a_lost_history(site: Any, api: Any, objects: Any) -> None:
+    """After 410 upstream clients hear the differences only, while their watches stay open."""
+    _, watch = await site.list_and_watch(objects.slices)
+    await objects.eventually(lambda: len(api.watchers) >= 3)
+    api.expired_below = api.rv + 100
+    api.rv += 100
+    await api.stop()
+    api.put(objects.slices, objects.unit("zone.u1", "10.1.0.8"))
+    api.put(objects.slices, objects.unit("zone.u2", "10.66.0.8"))
+    await api.start()
+    event = await watch.next()
+    assert (event["type"], event["object"]["metadata"]["name"]) == ("MODIFIED", "web-zone.u1")
+    api.put(objects.slices, objects.plain("marker", "10.9.0.2"))
+    assert await watch.summary(1) == [("ADDED", "marker")]

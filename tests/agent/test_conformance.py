@@ -100,6 +100,34 @@ def test_answers_are_equal(cluster: Any, cluster_agent: str, path: str, query: d
         assert (own_body.get("reason"), own_body["code"]) == (body.get("reason"), body["code"])
 
 
+LABEL_SELECTORS = (
+    "a,", ",a", "a,,b", "a b", "!a=b", "!", "!!a", "a=b=c", "a===b", "a!b", "a in b", "a in (", "a in (b",
+    "a in (b c)",
+    "a in (=)", "a in (b,=)", "a in (b))", "a in (b)c", "=b", "(a)", " , ", "a in", "a notin", "a>x", "a>", "a<1.5",
+    "a>+1", "a>99999999999999999999", "a > 0x5", "-a", "a/", "/a", "A..b/c", "x/y/z", "a&b", "a=-b", "a=*",
+    'a="b"', "a=b/c",
+    "a in (b,-,c/)", "a=" + "x" * 64, "a" * 64, "b" * 254 + "/a", "a\u00a0=b", "a=\u00e9", "a<\u00e9",
+)  # fmt: skip
+FIELD_SELECTORS = (
+    "nonsense", "metadata.name", "metadata.name>a", "metadata.name=a=b", "metadata.name=a!=b", "metadata.name=\\x",
+    "metadata.name=a\\", "=a", "spec.x=1", " metadata.name=a", "metadata.name =a", "metadata.uid=x", "!metadata.name",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parameter", "selector"),
+    [("labelSelector", text) for text in LABEL_SELECTORS] + [("fieldSelector", text) for text in FIELD_SELECTORS],
+)
+def test_illegal_selectors_are_refused_in_the_same_words(
+    cluster: Any, cluster_agent: str, parameter: str, selector: str
+) -> None:
+    """LIST and WATCH by an illegal selector get the API server's Status, word by word."""
+    for watch in ({}, {"watch": "true", "timeoutSeconds": "1"}):
+        first, second = _ask(cluster, cluster_agent, f"{SLICES}?{urlencode({parameter: selector, **watch})}")
+        assert second == first
+        assert first[0] == 400
+
+
 @pytest.mark.parametrize("path", [SLICES, SERVICES])
 def test_pages_are_equal(cluster: Any, cluster_agent: str, path: str) -> None:
     """A list in pages of two has the same pages and the same remaining counts."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from sitegrid.agent.http import Body, Disconnected
+
 GET = b"GET /sitegrid/healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -110,3 +112,124 @@ async def test_an_old_client_gets_a_plain_body(site: Any, objects: Any) -> None:
     answer = await _exchange(site, f"GET {objects.slices} HTTP/1.0\r\n\r\n".encode())
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["kind"] == "EndpointSliceList"
     assert b"connection: close" in answer
+
+
+POST = b"POST /api/v1/x HTTP/1.1\r\nHost: a\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        CHUNKED + b"-1\r\nA\r\n0\r\n\r\n",
+        CHUNKED + b"+1\r\nA\r\n0\r\n\r\n",
+        CHUNKED + b"0x1\r\nA\r\n0\r\n\r\n",
+        CHUNKED + b"1_0\r\nA\r\n0\r\n\r\n",
+        CHUNKED + b" 1\r\nA\r\n0\r\n\r\n",
+        CHUNKED + b"10000000000000001\r\nA\r\n0\r\n\r\n",
+        CHUNKED + b"1\nA\n0\n\n",
+        CHUNKED + b"1\r\nAA\r\n0\r\n\r\n",
+        CHUNKED + b"1;x=\ny\r\nA\r\n0\r\n\r\n",
+        CHUNKED + b"\r\nA\r\n0\r\n\r\n",
+        POST + b"Content-Length: +1\r\n\r\nA",
+        POST + b"Content-Length: 0x1\r\n\r\nA",
+        POST + b"Content-Length: 1 1\r\n\r\nA",
+        POST + b"Content-Length:\r\n\r\nA",
+        POST + b"Content-Length: 99999999999999999999\r\n\r\nA",
+        POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Content-Length : 1\r\n\r\nA",
+        POST + b"Content-Length: 1\r\n Transfer-Encoding: chunked\r\n\r\nA",
+        b"POST /api/v1/x HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Content-Length: 1\r\nX: a\x00b\r\n\r\nA",
+        POST + b"Content-Length: 1\r\nX: a\rb\r\n\r\nA",
+        POST + b"Content-Length: 1\r\nX: a\nTransfer-Encoding: chunked\r\n\r\nA",
+        POST + b"Content-Length: 1\nX: a\n\nA",
+        b"POST /api/v1/x HTTP/1.1\nHost: a\nContent-Length: 1\n\nA",
+        b"POST /api/v1/x\tHTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nA",
+        b"POST /api/v1/x y HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nA",
+        b"POST /api/v1/x\xff HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nA",
+        b"POST /api/v1/x\x00 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nA",
+        b" POST /api/v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nA",
+        b"P(ST /api/v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nA",
+        b"CONNECT b:443 HTTP/1.1\r\nHost: b\r\n\r\n",
+    ],
+    ids=repr,
+)  # fmt: skip
+async def test_hostile_framing_never_goes_upstream_whole(site: Any, api: Any, data: bytes) -> None:
+    """Framing that another server might read differently is never completed upstream and ends the connection."""
+    hidden = b"GET /api/v1/hidden HTTP/1.1\r\nHost: a\r\n\r\n"
+    with contextlib.suppress(ConnectionError):
+        answer = await _exchange(site, data + hidden)
+        assert b"HTTP/1.1 200 " not in answer
+    assert not [target for _, target, _ in api.requests if "hidden" in target]
+
+
+async def test_a_chunk_extension_is_not_passed_on(site: Any, api: Any) -> None:
+    """Chunks are framed anew, so that what a client wrote into their heads does not reach the API server."""
+    data = POST + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n1;evil=yes\r\nA\r\n0\r\n\r\n"
+    answer = await _exchange(site, data)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"evil" not in answer
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: ",
+        b"GET / HTTP/1.1\r\nHost: a\r\n",
+        b"GET /",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+    ],
+    ids=["value", "name", "target", "trailer"],
+)
+async def test_an_endless_head_is_not_collected(site: Any, begin: bytes) -> None:
+    """A head (or trailer) without an end is given up after as many bytes as a head may have, not after a time."""
+    reader, writer = await site.raw(begin)
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(10):
+            while not reader.at_eof():
+                writer.write(b"x" * 32768)
+                await writer.drain()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.001):
+                        assert b" 200 " not in await reader.read(1000)
+
+
+async def test_a_refused_body_is_not_waited_for(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends a body nobody wants, drop by drop, does not keep the connection."""
+    monkeypatch.setattr("sitegrid.agent.http.STALL_TIMEOUT", 0.05)
+    answer = await _exchange(site, b"GET /api/v1/services HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nA")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_a_body_that_stalls_ends_its_request() -> None:
+    """Whoever passes a body on does not wait for the rest for ever."""
+    body = Body(lambda on: None)
+    body.feed(b"half")
+    assert await body.read() == b"half"
+    with pytest.raises(Disconnected):
+        await body.read(0.01)
+
+
+async def test_a_client_that_does_not_read_a_short_answer_is_cut_off(
+    site: Any, api: Any, objects: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers pile up to a limit; then the client has a while to read, and is cut off."""
+    monkeypatch.setattr("sitegrid.agent.http.STALL_TIMEOUT", 0.05)
+    for number in range(300):
+        api.put(objects.slices, objects.plain(f"p{number}", "10.9.0.1", pad="x" * 60))
+    request = f"GET {objects.slices} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+    _, writer = await site.raw(b"")
+    writer.transport.pause_reading()
+    with contextlib.suppress(ConnectionError):
+        for _ in range(200):
+            writer.write(request)
+            await writer.drain()
+            if not site.server._connections:
+                break
+            await asyncio.sleep(0)
+    await objects.eventually(lambda: not site.server._connections)

@@ -174,8 +174,30 @@ def test_a_forgotten_resource_version_is_never_known_again(monkeypatch: pytest.M
     rv = stage.view.expose_rv()
     for number in range(20):
         stage.plain.put(_item("p", 100 + number))
-    assert stage.view.expose_rv() == rv
+    assert stage.view.expose_rv() > rv
     assert stage.view.position(rv) is None
+
+
+def test_what_is_told_after_the_log_was_overrun_can_be_resumed_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A burst under one resourceVersion (a relabelled node) must not send clients from 410 to LIST to 410."""
+    monkeypatch.setattr("sitegrid.agent.view.LOG_EVENTS", 4)
+    stage = Stage()
+    stage.plain.rv = 1000
+    stage.view.expose_rv()
+    for number in range(20):
+        stage.plain.put(_item("p", 100 + number))
+    assert stage.view.position(stage.view.expose_rv()) == stage.view.end
+
+
+def test_a_slice_that_went_and_came_back_unread_was_modified() -> None:
+    """A client that had the slice all the time is not told that it is new."""
+    stage = Stage()
+    stage.grid.put(_item("g", 5, "zone.u1"))
+    position = stage.view.end
+    stage.grid.delete("ns/g", 6)
+    stage.plain.put(_item("g", 7))
+    (event,) = [json.loads(data) for data in stage.view.read(position)]
+    assert (event["type"], event["object"]["metadata"]["resourceVersion"]) == ("MODIFIED", "7")
 
 
 def test_a_source_that_is_not_synced_makes_no_view() -> None:
@@ -186,3 +208,26 @@ def test_a_source_that_is_not_synced_makes_no_view() -> None:
     unsynced.synced = False
     view = View(stage.view.key, stage.node, lambda key: unsynced, lambda source: None)  # type: ignore[arg-type, return-value]
     assert not view.ready
+
+
+def test_a_version_of_an_agent_before_is_not_resumed_from() -> None:
+    """A fresh view deletes what a client has under an old version: that version stands for no place in its log."""
+    stage = Stage()
+    stage.plain.put(_item("p", 90))
+    fresh = View(stage.view.key, stage.node, stage._acquire, lambda source: None)  # type: ignore[arg-type]
+    stage.grid.put(_item("g", 80, "zone.u1"))
+    fresh.expose_rv()
+    assert fresh.position(80) is None
+    stage.node.units = frozenset()
+    fresh.units_changed()
+    assert "ns/g" not in fresh.items
+    assert fresh.position(80) is None
+
+
+def test_nobody_resumes_from_a_view_that_has_told_nothing() -> None:
+    """Before the first LIST of a view, whoever wants to resume was told by an agent before this one."""
+    stage = Stage()
+    stage.plain.put(_item("p", 90))
+    assert stage.view.position(90) is None
+    rv = stage.view.expose_rv()
+    assert stage.view.position(rv) is not None

@@ -33,6 +33,7 @@ def shared(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ["exec", "a", "--", "true"],
         ["wan", "cut", "a"],
         ["node", "add", "a"],
+        ["node", "reboot", "a"],
         ["process", "stop", "etcd"],
     ],
 )

@@ -49,7 +49,7 @@ def test_numbers_are_compared(text: str, value: str | None, matches: bool) -> No
 
 @pytest.mark.parametrize(
     "text",
-    ["a,", ",a", "a,,b", "a b", "!a=b", "!", "!!a", "a=b=c", "a in b", "a in (", "a in (b c)", "a in (b",
+    ["a,", ",a", "a,,b", "a b", "!a=b", "!", "!!a", "a=b=c", "a>+1", "a in b", "a in (", "a in (b c)", "a in (b",
      "a in (b))", "=b", "(a)", "a>x", "a>", "a in", "a notin", "-a", "a=-b", "A..b/c", "x/y/z", "a=" + "x" * 64,
      "a" * 64, "a\u00a0=b", "a=\u00e9"],
 )  # fmt: skip

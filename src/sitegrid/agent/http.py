@@ -12,6 +12,7 @@ Held by ``tests/agent/test_http.py``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
@@ -34,6 +35,8 @@ STALL_TIMEOUT: Final = 60.0
 _BODY_BUFFER: Final = 64 * 1024
 _WRITE_BUFFER: Final = 64 * 1024
 _PIPELINE: Final = 8
+_MAX_UNPRODUCTIVE: Final = MAX_HEAD + MAX_TARGET + 1024
+"""Bytes that may arrive without ending a head or being body: the parser keeps an unfinished header, however long."""
 
 _ONCE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"upgrade", b"expect"})
 
@@ -132,6 +135,7 @@ class Connection(asyncio.Protocol):
         self._current: Request | None = None
         self._serving: Request | None = None
         self._head_bytes = 0
+        self._unproductive = 0
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._writable = asyncio.Event()
@@ -184,8 +188,11 @@ class Connection(asyncio.Protocol):
             return
         if self._broken is not None:
             return
+        self._unproductive += len(data)
         try:
             self._parser.feed_data(data)
+            if self._unproductive > _MAX_UNPRODUCTIVE:
+                raise _Malformed("request head is too large")
         except httptools.HttpParserUpgrade as upgrade:
             self._begin_raw(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
@@ -260,6 +267,7 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Check the head and hand the request over."""
+        self._unproductive = 0
         request = self._current_request
         request.method = self._parser.get_method().decode("latin-1")
         request.http10 = self._parser.get_http_version() != "1.1"
@@ -287,10 +295,12 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """Pass a piece of the body on."""
+        self._unproductive = 0
         self._current_request.body.feed(data)
 
     def on_message_complete(self) -> None:
         """End the body."""
+        self._unproductive = 0
         self._current_request.body.end()
 
     # The loop over requests.
@@ -335,10 +345,12 @@ class Connection(asyncio.Protocol):
 
     async def _skip(self, body: Body) -> bool:
         """Read what is left of a body, so that the next request is found; give up on a large one."""
-        for _ in range(64):
-            if body.finished:
-                return True
-            await body.read()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STALL_TIMEOUT):
+                for _ in range(64):
+                    if body.finished:
+                        return True
+                    await body.read()
         return body.finished
 
     # What handlers use.

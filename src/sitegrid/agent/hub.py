@@ -1,25 +1,33 @@
 """Shares sources and views among all clients, and lets them go some time after the last one left.
 
 Called by the server for every LIST and WATCH. Equal requests share a view, equal questions to the API server share a
-source, so a node's upstream traffic does not grow with its clients. Held by ``tests/agent/test_hub.py``.
+source, so upstream traffic does not grow with a node's clients. With a disk, a source begins with what was kept of
+it. While the API server cannot be reached nothing is let go: nobody could get it again. Held by
+``tests/agent/test_hub.py``, ``tests/agent/test_offline.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from sitegrid.agent.disk import Disk
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.node import NodeUnits, node_source_key
 from sitegrid.agent.source import Source, SourceKey
 from sitegrid.agent.upstream import Upstream
 from sitegrid.agent.view import View, ViewKey
+from sitegrid.wire.codec import Codec, Item
+from sitegrid.wire.resources import Resource
 
 LINGER: Final = 300.0
 """Seconds that a view is kept without a client: a client's restart must not cost a new list over the WAN."""
 MAX_VIEWS: Final = 64
+"""Of guarded resources, and as many times four of others (a kubelet watches each ConfigMap by itself)."""
 
 
 class TooManyViews(Exception):
@@ -29,9 +37,13 @@ class TooManyViews(Exception):
 class Hub:
     """All sources and views of one agent."""
 
-    def __init__(self, node_name: str, upstream: Upstream, metrics: Metrics) -> None:
+    def __init__(self, node_name: str, upstream: Upstream, metrics: Metrics, disk: Disk | None = None) -> None:
         self._upstream = upstream
         self._metrics = metrics
+        self._disk = disk
+        self._salt = secrets.token_bytes(32)
+        self._authorizations: dict[str, str] = {}
+        upstream.wan.listeners.append(self._wan_changed)
         self._sources: dict[SourceKey, tuple[Source, list[int]]] = {}
         self._views: dict[ViewKey, View] = {}
         self._timers: dict[ViewKey, asyncio.TimerHandle] = {}
@@ -39,13 +51,30 @@ class Hub:
 
     def _acquire(self, key: SourceKey) -> Source:
         if key not in self._sources:
-            source = Source(key, self._upstream, self._metrics)
+            source = self._new_source(key)
             self._sources[key] = (source, [0])
             source.start()
         source, users = self._sources[key]
         users[0] += 1
         self._metrics.set("sources", len(self._sources))
         return source
+
+    def _new_source(self, key: SourceKey) -> Source:
+        authorization = self._authorizations[key.identity] if key.identity else ""
+        if self._disk is None:
+            return Source(key, self._upstream, self._metrics, authorization=authorization)
+        return Source(
+            key,
+            self._upstream,
+            self._metrics,
+            authorization=authorization,
+            stored=self._disk.load(key),
+            keep=self._disk.keep,
+        )
+
+    def source_keys(self) -> list[SourceKey]:
+        """Return what is asked for at the moment."""
+        return list(self._sources)
 
     def _release(self, source: Source) -> None:
         users = self._sources[source.key][1]
@@ -55,17 +84,43 @@ class Hub:
             del self._sources[source.key]
         self._metrics.set("sources", len(self._sources))
 
+    def _wan_changed(self) -> None:
+        self._metrics.set("wan_down", self._upstream.wan.down)
+        if self._upstream.wan.down:
+            for source, _ in list(self._sources.values()):
+                source.wan_lost()
+
     def _units_changed(self) -> None:
         self._metrics.set("units", len(self.node.units))
         for view in list(self._views.values()):
             view.units_changed()
 
+    def identify(self, authorization: str) -> str:
+        """Return the name, for keys, of the client with this Authorization header."""
+        if self._disk is not None:
+            return self._disk.identity(authorization)
+        return hmac.digest(self._salt, authorization.encode("latin-1"), "sha256").hex()
+
+    def known_object(self, identity: str, resource: Resource, namespace: str, name: str, codec: Codec) -> Item | None:
+        """Return an object that `identity` may see because it has listed it; None where it is not known."""
+        for key, view in self._views.items():
+            if (key.identity, key.resource, key.codec) == (identity, resource, codec) and view.ready:
+                item = view.items.get(f"{namespace}/{name}" if namespace else name)
+                if item is not None:
+                    return item
+        return None
+
     @contextmanager
-    def view(self, key: ViewKey) -> Iterator[View]:
-        """Give the view of `key` while a request needs it. Raises `SelectorError`, `TooManyViews`."""
+    def view(self, key: ViewKey, authorization: str = "") -> Iterator[View]:
+        """Give the view of `key` while a request needs it; `authorization` is that of the key's identity.
+
+        Raises `SelectorError`, `TooManyViews`.
+        """
         view = self._views.get(key)
         if view is None:
-            self._make_room()
+            self._make_room(key)
+            if key.identity:
+                self._authorizations[key.identity] = authorization
             view = View(key, self.node, self._acquire, self._release)
             self._views[key] = view
             self._metrics.set("views", len(self._views))
@@ -77,23 +132,33 @@ class Hub:
         finally:
             view.clients -= 1
             if not view.clients and self._views.get(key) is view:
-                # A view that the API server refused is of no use to the next client.
-                delay = 0 if view.refusal is not None and not view.ready else LINGER
-                self._timers[key] = asyncio.get_running_loop().call_later(delay, self._forget, key)
+                # A view that the API server refused, or that has nothing to show, is of no use to the next client.
+                useless = view.refusal is not None or (self._upstream.wan.down and not view.ready)
+                delay = 0 if useless else LINGER
+                self._timers[key] = asyncio.get_running_loop().call_later(delay, self._expire, key)
 
-    def _make_room(self) -> None:
-        """Drop the view that has been without clients for the longest time, when there are too many."""
-        if len(self._views) < MAX_VIEWS:
+    def _make_room(self, wanted: ViewKey) -> None:
+        """Drop the view that has been without clients for the longest time, when there are too many of its kind."""
+        alike = [key for key in self._views if bool(key.identity) == bool(wanted.identity)]
+        if len(alike) < (4 * MAX_VIEWS if wanted.identity else MAX_VIEWS):
             return
-        if not self._timers:
+        idle = next((key for key in self._timers if key in alike), None)
+        if idle is None:
             raise TooManyViews
-        key = next(iter(self._timers))
-        self._timers[key].cancel()
-        self._forget(key)
+        self._timers[idle].cancel()
+        self._forget(idle)
+
+    def _expire(self, key: ViewKey) -> None:
+        if self._upstream.wan.down and self._views[key].ready:
+            self._timers[key] = asyncio.get_running_loop().call_later(LINGER, self._expire, key)
+        else:
+            self._forget(key)
 
     def _forget(self, key: ViewKey) -> None:
         del self._timers[key]
         self._views.pop(key).close()
+        used = {key.identity for key in self._views}
+        self._authorizations = {name: value for name, value in self._authorizations.items() if name in used}
         self._metrics.set("views", len(self._views))
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ counted here (I6: nothing is dropped silently). Shown under ``/sitegrid/metrics`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 _HELP: Final = {
@@ -25,6 +26,11 @@ _HELP: Final = {
     "views": "Views of clients.",
     "watchers": "Open watches of clients.",
     "units": "Units that this node belongs to.",
+    "wan_down": "1 while the API server cannot be reached.",
+    "snapshot_failures_total": "Snapshots that could not be written or used, by reason.",
+    "snapshots_unwritten": "Snapshots that the disk does not have as they are; above 0 for long, the disk fails.",
+    "snapshot_bytes": "Bytes of all snapshots on the disk.",
+    "snapshot_timestamp_seconds": "When a snapshot was last written, in Unix time; 0 without one.",
 }
 
 
@@ -33,6 +39,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._values: dict[tuple[str, str], float] = {}
+        self._followed: dict[str, Callable[[], float]] = {}
 
     def add(self, name: str, amount: float = 1, label: str = "") -> None:
         """Add `amount` to a series."""
@@ -42,6 +49,10 @@ class Metrics:
         """Set a series to `value`."""
         self._values[name, ""] = value
 
+    def follow(self, name: str, value: Callable[[], float]) -> None:
+        """Have a series show what `value` returns at the moment."""
+        self._followed[name] = value
+
     def get(self, name: str, label: str = "") -> float:
         """Return the value of a series, 0 if there is none."""
         return self._values.get((name, label), 0)
@@ -49,14 +60,16 @@ class Metrics:
     def render(self) -> bytes:
         """Return all series as text."""
         lines = []
+        for name, value in self._followed.items():
+            self.set(name, value())
         for name, text in _HELP.items():
             kind = "counter" if name.endswith("_total") else "gauge"
             lines += [f"# HELP sitegrid_agent_{name} {text}", f"# TYPE sitegrid_agent_{name} {kind}"]
-            series = sorted((label, value) for (known, label), value in self._values.items() if known == name)
-            for label, value in series or [("", 0.0)]:
+            series = sorted((label, amount) for (known, label), amount in self._values.items() if known == name)
+            for label, amount in series or [("", 0.0)]:
                 lines.append(
-                    f'sitegrid_agent_{name}{{reason="{label}"}} {value:g}'
+                    f'sitegrid_agent_{name}{{reason="{label}"}} {amount:.15g}'
                     if label
-                    else f"sitegrid_agent_{name} {value:g}"
+                    else f"sitegrid_agent_{name} {amount:.15g}"
                 )
         return "\n".join(lines).encode() + b"\n"

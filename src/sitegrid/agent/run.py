@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Final
 
 from sitegrid.agent.credentials import Credentials, is_loopback
+from sitegrid.agent.disk import Disk
 from sitegrid.agent.hub import Hub
 from sitegrid.agent.metrics import Metrics
+from sitegrid.agent.reads import DEFAULT, parse_reads
 from sitegrid.agent.server import Server
 from sitegrid.agent.upstream import Upstream, limit_tls_buffers
 
@@ -45,6 +47,10 @@ class Settings:
     tls_listen: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
+    data_dir: str = ""
+    """Where the state of its sources is kept; without it an agent that starts while the WAN is down knows nothing."""
+    cache: str = DEFAULT
+    cache_secrets: bool = False
 
 
 class _ServerCertificate:
@@ -92,16 +98,23 @@ def parse_listen(listen: str, *, allow_non_loopback: bool) -> tuple[str, int]:
 
 
 async def serve(settings: Settings, stop: asyncio.Event, listening: asyncio.Future[list[int]] | None = None) -> None:
-    """Run until `stop`; `listening` gets the ports, the plain one first. Raises `ListenError`."""
+    """Run until `stop`; `listening` gets the ports, the plain one first. Raises `ListenError`, `ReadsError`."""
+    reads = parse_reads(settings.cache, secrets=settings.cache_secrets)
     addresses = [settings.listen, *([settings.tls_listen] if settings.tls_listen else [])]
     binds = [parse_listen(address, allow_non_loopback=settings.allow_non_loopback) for address in addresses]
     certificate = _ServerCertificate(settings.tls_certificate, settings.tls_key) if settings.tls_listen else None
     limit_tls_buffers()
     metrics = Metrics()
     upstream = Upstream(settings.credentials)
-    hub = Hub(settings.node_name, upstream, metrics)
-    server = Server(hub, upstream, metrics)
-    follower = asyncio.ensure_future(certificate.follow()) if certificate is not None else None
+    disk = Disk(Path(settings.data_dir), metrics) if settings.data_dir else None
+    upstream.start()
+    hub = Hub(settings.node_name, upstream, metrics, disk)
+    server = Server(hub, upstream, metrics, reads)
+    tasks = []
+    if certificate is not None:
+        tasks.append(asyncio.ensure_future(certificate.follow()))
+    if disk is not None:
+        tasks.append(asyncio.ensure_future(disk.run(hub.source_keys, lambda: upstream.wan.up)))
     listeners: list[asyncio.Server] = []
     try:
         for (host, port), context in zip(
@@ -119,10 +132,14 @@ async def serve(settings: Settings, stop: asyncio.Event, listening: asyncio.Futu
     finally:
         for listener in listeners:
             listener.close()
-        if follower is not None:
-            follower.cancel()
         await server.close()
         hub.close()
+        upstream.close()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            # What has changed lately is written now.
+            await asyncio.wait(tasks)
 
 
 async def _listen(server: Server, host: str, port: int, context: ssl.SSLContext | None) -> asyncio.Server:

@@ -59,10 +59,10 @@ async def _wait_fresh(view: View, rv: int) -> None:
     """Wait for the view to reach `rv`. Raises `Answer` when it does not in time."""
     try:
         async with asyncio.timeout(FRESH_TIMEOUT):
-            while view.expose_rv() < rv:
+            while view.rv < rv:
                 await view.changed()
     except TimeoutError:
-        raise too_large(rv, view.expose_rv()) from None
+        raise too_large(rv, view.rv) from None
 
 
 async def list_body(view: View, options: ListOptions) -> bytes:
@@ -73,7 +73,7 @@ async def list_body(view: View, options: ListOptions) -> bytes:
     wanted = options.resource_version
     if wanted:
         await _wait_fresh(view, wanted)
-        if options.resource_version_match == EXACT and view.expose_rv() != wanted:
+        if options.resource_version_match == EXACT and view.rv != wanted:
             raise Answer(Status(410, f"The resourceVersion for the provided list is too old: {wanted}"))
     rv = view.expose_rv()
     items = view.sorted_items()
@@ -176,7 +176,7 @@ class Watch:
         assert rv is not None
         position = view.position(rv)
         if position is None:
-            status = Status(410, f"too old resource version: {rv} ({view.expose_rv()})")
+            status = Status(410, f"too old resource version: {rv} ({view.rv})")
             await self._connection.send(view.key.codec.render_error(status))
             return False
         self._read_from(position)

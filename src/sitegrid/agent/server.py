@@ -2,7 +2,8 @@
 
 Failures are answered as the API server words them; whatever is not expected is 500 and counted, never a pass-through.
 Own pages: ``/sitegrid/healthz`` (the process runs), ``/sitegrid/readyz`` (the node's units are known),
-``/sitegrid/metrics``. Held by ``tests/agent/test_server.py``.
+``/sitegrid/metrics``. Without a WAN, what was kept is answered from memory and all else is 503 at once. Held by
+``tests/agent/test_server.py``, ``tests/agent/test_offline.py``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sitegrid.agent.negotiate import NOT_ACCEPTABLE, negotiate
 from sitegrid.agent.objects import get_object
 from sitegrid.agent.options import ListOptions, OptionsError, list_options, parse_query
 from sitegrid.agent.passthrough import forward
+from sitegrid.agent.reads import Read, Reads
 from sitegrid.agent.serve import Answer, Watch, list_body
 from sitegrid.agent.source import Refused
 from sitegrid.agent.upstream import Upstream, UpstreamError
@@ -36,13 +38,16 @@ _log = logging.getLogger(__name__)
 READY_TIMEOUT: Final = 10.0
 """Seconds that a LIST or WATCH waits for the first complete state before it is 503."""
 _UNREADY: Final = "the agent has not yet heard from the API server"
+_OFFLINE_RETRY: Final = 5
+"""Seconds until a request that the API server must answer is worth another try while that cannot be reached."""
 
 
 class Server:
     """All requests of one agent."""
 
-    def __init__(self, hub: Hub, upstream: Upstream, metrics: Metrics) -> None:
+    def __init__(self, hub: Hub, upstream: Upstream, metrics: Metrics, reads: Reads | None = None) -> None:
         self._hub = hub
+        self._reads = reads or Reads(())
         self._upstream = upstream
         self._metrics = metrics
         self._connections: set[Connection] = set()
@@ -73,8 +78,11 @@ class Server:
             await self._refuse(connection, refusal.status, codec)
         except Refused as refusal:
             await self._pass_refusal(connection, refusal, codec)
-        except (UpstreamError, TooManyViews) as error:
-            await self._refuse(connection, Status(503, str(error) or type(error).__name__, retry_after=1), codec)
+        except UpstreamError as error:
+            retry = _OFFLINE_RETRY if self._upstream.wan.down else 1
+            await self._refuse(connection, Status(503, str(error), retry_after=retry), codec)
+        except TooManyViews:
+            await self._refuse(connection, Status(503, "too many different selections", retry_after=1), codec)
         except CodecError as error:
             self._metrics.add("undecodable_total")
             await self._refuse(connection, Status(503, f"not understood: {error}", retry_after=1), codec)
@@ -118,7 +126,7 @@ class Server:
             if not request.header(b"authorization"):
                 # client-go sends its token over TLS only; whoever wonders about 403 for system:anonymous finds this.
                 self._metrics.add("without_credentials_total")
-            await forward(request, connection, self._upstream, request.target)
+            await self._pass(request, connection)
         elif request.upgrade or request.chunked or request.header(b"content-length") not in ("", "0"):
             raise Answer(Status(400, "a guarded resource is read without a body or an upgrade"))
         elif route.kind is Kind.OBJECT:
@@ -129,6 +137,37 @@ class Server:
         else:
             assert route.resource is not None
             await self._view(request, connection, route, route.resource, codec)
+
+    async def _pass(self, request: Request, connection: Connection) -> None:
+        """Pass a request through, or answer it from what is kept for its client."""
+        read = self._reads.find(request)
+        codec = negotiate(request.header(b"accept"))
+        if read is None or codec is None:
+            await forward(request, connection, self._upstream, request.target)
+        elif read.name:
+            await self._kept_object(request, connection, read, codec)
+        else:
+            route = Route(Kind.VIEW, read.resource, read.namespace)
+            try:
+                await self._view(request, connection, route, read.resource, codec, request.header(b"authorization"))
+            except Refused as refusal:
+                # It was asked with the client's credential: the answer is the client's, whatever it is.
+                self._metrics.add("refused_total", label=str(refusal.status))
+                await connection.respond(
+                    refusal.status, [(b"content-type", refusal.media_type.encode())], refusal.body
+                )
+
+    async def _kept_object(self, request: Request, connection: Connection, read: Read, codec: Codec) -> None:
+        """Ask for one object; without a WAN, answer with what its client has listed."""
+        try:
+            await forward(request, connection, self._upstream, request.target)
+        except UpstreamError:
+            identity = self._hub.identify(request.header(b"authorization"))
+            item = self._hub.known_object(identity, read.resource, read.namespace, read.name, codec)
+            if item is None or connection.started:
+                raise
+            headers = [(b"content-type", codec.media_type.encode())]
+            await connection.respond(200, headers, codec.render_object(read.resource, item))
 
     async def _own(self, connection: Connection, path: str) -> None:
         text = [(b"content-type", b"text/plain; charset=utf-8")]
@@ -160,22 +199,32 @@ class Server:
             raise Answer(Status(400, str(error))) from error
 
     async def _view(
-        self, request: Request, connection: Connection, route: Route, resource: Resource, codec: Codec
+        self,
+        request: Request,
+        connection: Connection,
+        route: Route,
+        resource: Resource,
+        codec: Codec,
+        authorization: str = "",
     ) -> None:
+        """Answer a LIST or WATCH; with an `authorization` from what the API server shows that client."""
         options = list_options(parse_query(request.target.partition("?")[2]), watch_path=route.watch)
         fields = options.field_selector
         if route.name:
             fields = f"{fields},metadata.name={route.name}" if fields else f"metadata.name={route.name}"
         self._check(options.label_selector, fields)
-        key = ViewKey(resource, route.namespace, options.label_selector, fields, codec)
-        with self._hub.view(key) as view:
+        identity = self._hub.identify(authorization) if authorization else ""
+        client = request.header(b"user-agent")
+        key = ViewKey(resource, route.namespace, options.label_selector, fields, codec, identity, client)
+        with self._hub.view(key, authorization) as view:
             await self._serve(view, options, connection)
 
     async def _serve(self, view: View, options: ListOptions, connection: Connection) -> None:
-        if not await view.wait_ready(READY_TIMEOUT):
+        wan = self._upstream.wan
+        if not await view.wait_ready(READY_TIMEOUT, lambda: wan.down):
             if view.refusal is not None:
                 raise view.refusal
-            raise Answer(Status(503, _UNREADY, retry_after=1))
+            raise Answer(Status(503, f"{_UNREADY}: {wan.reason}" if wan.down else _UNREADY, retry_after=1))
         if not options.watch:
             body = await list_body(view, options)
             await connection.respond(200, [(b"content-type", view.key.codec.media_type.encode())], body)

@@ -5,10 +5,15 @@ that ended, and reconnects for ever with growing, jittered pauses. What it once 
 deletes nothing. After lost history (410) or an undecodable event it lists anew and tells its listeners only the
 differences. Listeners are called synchronously and in order; they must not block.
 
-Its whole state is `objects`, `rv` and `synced`, so that it can be written to a disk and restored.
+Its whole state is `objects` and `rv`, so that it can be kept on a disk: `keep` is called when that has changed, and a
+source can begin with what was `stored`. That is shown as soon as it is clear that it is the best there is: when the
+API server has taken up the watch where it ended, or cannot be reached.
+
+A source with an `identity` asks with a client's credential instead of the agent's, for that client only. When the API
+server refuses that credential, what it once gave for it is shown no more.
 
 Invariant: between `synced` and the end of the process `objects` is a state that the API server once had, changed only
-by events and differences in order. Held by ``tests/agent/test_source.py``.
+by events and differences in order. Held by ``tests/agent/test_source.py``, ``tests/agent/test_offline.py``.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import logging
 import random
 import ssl
 import zlib
+from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import urlencode
 
@@ -35,6 +41,10 @@ _PAGE: Final = 500
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0
 _WATCH_SECONDS: Final = (300, 600)
 """How long one watch may last; each asks for a random time between, so that a site's watches do not end together."""
+_BOOKMARKED_SECONDS: Final = 600.0
+"""A newer resourceVersion alone is kept this often: it need only be young enough to be resumed from."""
+_LOST_HISTORY: Final = (410, 504)
+"""Expired, or a resourceVersion that is not there yet (after the API server's data were set back): list anew."""
 SILENCE: Final = 150.0
 """Seconds without a byte after which a watch is given up: bookmarks come about once a minute."""
 _LIST_SILENCE: Final = 60.0
@@ -49,6 +59,15 @@ class SourceKey(NamedTuple):
     fields: str
     codec: Codec
     metadata_only: bool = False
+    identity: str = ""
+    """Whose credential it asks with (see `Disk.identity`), empty for the agent's own."""
+
+
+class Stored(NamedTuple):
+    """The state of a source as it was kept on the disk."""
+
+    objects: dict[str, Item]
+    rv: int
 
 
 class Listener(Protocol):
@@ -75,24 +94,40 @@ class _Expired(Exception):
     """The history that the watch should resume from is gone."""
 
 
+def _keep_nothing(source: Source) -> None:
+    """Keep no state: there is no disk."""
+
+
 class Source:
-    """Keeps `objects` (key → item) like the API server's; `refusal` is its last refusal while not synced."""
+    """Keeps `objects` (key → item) like the API server's; `refusal` is its last refusal while not synced.
+
+    `authorization` is the client's Authorization header where the key has an identity. `keep` is called when there is
+    something new to be kept, or (not `synced`) when nothing may be kept any more.
+    """
 
     def __init__(
         self,
         key: SourceKey,
         upstream: Upstream,
         metrics: Metrics,
+        *,
+        authorization: str = "",
+        stored: Stored | None = None,
+        keep: Callable[[Source], None] = _keep_nothing,
     ) -> None:
         self.key = key
-        self.objects: dict[str, Item] = {}
-        self.rv = 0
+        self.objects: dict[str, Item] = stored.objects if stored is not None else {}
+        self.rv = stored.rv if stored is not None else 0
         self.synced = False
         self.refusal: Refused | None = None
         self.listeners: list[Listener] = []
         self._upstream = upstream
         self._metrics = metrics
-        self._current = False
+        self._authorization = authorization
+        self._keep = keep
+        self._kept_at = 0.0
+        self._hidden = stored is not None
+        self._current = stored is not None
         self._streaming_lists = True
         self._incoming: dict[str, Item] | None = None
         self._pause = _FIRST_PAUSE
@@ -100,12 +135,29 @@ class Source:
 
     def start(self) -> None:
         """Begin to list and watch in a task of the running loop."""
+        if self._upstream.wan.down:
+            self._reveal()
+        self._kept_at = asyncio.get_running_loop().time()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"source {self.key.resource.plural}")
 
     def stop(self) -> None:
         """End the task; `objects` stays as it is."""
         if self._task is not None:
             self._task.cancel()
+
+    def wan_lost(self) -> None:
+        """Hear that the API server cannot be reached: what was stored is the best there is."""
+        if not self._reveal() and not self.synced:
+            self._progress()  # Who waits for the first state need not wait any longer.
+
+    def _reveal(self) -> bool:
+        """Show what was stored, if that has not been decided yet; tell whether it is shown now for the first time."""
+        if not self._hidden:
+            return False
+        self._hidden = False
+        self.synced = True
+        self._progress()
+        return True
 
     async def _run(self) -> None:
         while True:
@@ -125,7 +177,8 @@ class Source:
             except (UpstreamError, OSError, ssl.SSLError, zlib.error) as error:
                 self._fail("unreachable")
                 _log.info("%s: %s; trying again", self.key.resource.plural, error)
-            await asyncio.sleep(random.uniform(self._pause / 2, self._pause))
+                self.wan_lost()
+            await self._upstream.wan.pause(random.uniform(self._pause / 2, self._pause))
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
     def _fail(self, reason: str) -> None:
@@ -133,10 +186,15 @@ class Source:
 
     def _refused(self, refusal: Refused) -> None:
         self._fail(f"refused {refusal.status}")
-        if refusal.status == 410:
+        if refusal.status in _LOST_HISTORY:
             self._current = False
         _log.warning("%s: %s", self.key.resource.plural, refusal)
         self.refusal = refusal
+        if self.key.identity and refusal.status in (401, 403):
+            self.synced = self._hidden = self._current = False
+            self._keep(self)
+        elif refusal.status >= 500:
+            self._reveal()
         self._progress()
 
     def _progress(self) -> None:
@@ -169,7 +227,9 @@ class Source:
     async def _open(self, parameters: dict[str, str], accept: str) -> Exchange:
         target = f"{self.key.resource.path(self.key.namespace)}?{urlencode({**self._selection(), **parameters})}"
         headers = [("Accept", accept), ("Accept-Encoding", "gzip"), ("User-Agent", "sitegrid-agent")]
-        exchange = await self._upstream.open("GET", target, headers, as_agent=True)
+        if self.key.identity:
+            headers.append(("Authorization", self._authorization))
+        exchange = await self._upstream.open("GET", target, headers, as_agent=not self.key.identity, background=True)
         try:
             await exchange.head()
             if exchange.status != 200:
@@ -216,6 +276,8 @@ class Source:
         else:
             parameters["resourceVersion"] = str(self.rv)
         exchange = await self._open(parameters, self._accept(self.key.codec.stream_media_type))
+        self.refusal = None
+        self._reveal()
         frames = self.key.codec.frames()
         self._incoming = {} if initial else None
         try:
@@ -233,7 +295,7 @@ class Source:
     def _apply(self, change: Change) -> None:
         self._metrics.add("upstream_events_total")
         if change.type == "ERROR":
-            if change.code == 410:
+            if change.code in _LOST_HISTORY:
                 raise _Expired
             raise UpstreamError(f"watch error {change.code}: {change.message}")
         if self._incoming is not None:
@@ -244,12 +306,16 @@ class Source:
         item = change.item
         if item is None:
             self._progress()
-        elif change.type == "DELETED":
+            if asyncio.get_running_loop().time() > self._kept_at + _BOOKMARKED_SECONDS:
+                self._changed()
+            return
+        if change.type == "DELETED":
             if self.objects.pop(item.key, None) is not None:
                 self._tell(item.key, item)
         else:
             self.objects[item.key] = item
             self._tell(item.key, None)
+        self._changed()
 
     def _apply_initial(self, change: Change, incoming: dict[str, Item]) -> None:
         """Collect the events of a streaming list until the bookmark that ends it."""
@@ -267,18 +333,25 @@ class Source:
         known, self.objects = self.objects, found
         first = not self.synced
         self.synced = self._current = True
+        self._hidden = False
         self.refusal = None
-        self.rv = max(self.rv, rv)
+        # A complete list is never older than what was known, unless the API server's data were set back.
+        self.rv = rv
         self._pause = _FIRST_PAUSE
         if not first:
             self._metrics.add("relists_total")
-            for key, item in known.items():
-                if key not in found:
-                    self._tell(key, item)
-            for key, item in found.items():
-                if key not in known or known[key].rv != item.rv:
-                    self._tell(key, None)
+        for key, item in known.items():
+            if key not in found:
+                self._tell(key, item)
+        for key, item in found.items():
+            if key not in known or known[key].rv != item.rv:
+                self._tell(key, None)
         self._progress()
+        self._changed()
+
+    def _changed(self) -> None:
+        self._kept_at = asyncio.get_running_loop().time()
+        self._keep(self)
 
     def _tell(self, key: str, deleted: Item | None) -> None:
         for listener in tuple(self.listeners):

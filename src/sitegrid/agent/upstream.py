@@ -7,12 +7,16 @@ packets is noticed.
 asyncio keeps a 256 KiB buffer per TLS connection; `limit_tls_buffers` makes it 32 KiB, which saves 18 MB with 40
 watches. The attribute is undocumented: ``tests/agent/test_upstream.py`` pins it.
 
+What became of every connection is told to `wan`. While that is down a client's request fails at once, and a probe
+looks for the API server in the background; sources go on trying by themselves.
+
 Invariant: the agent's account is used only where `as_agent` is said. Held by ``tests/agent/test_passthrough.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import ssl
 from asyncio import sslproto
@@ -22,9 +26,14 @@ from typing import Final
 import httptools
 
 from sitegrid.agent.credentials import Credentials, CredentialsError
+from sitegrid.agent.wan import Wan
 
 CONNECT_TIMEOUT: Final = 10.0
-"""Seconds for TCP and TLS together."""
+"""Seconds for TCP and TLS together; clients wait no longer than the WAN's usual time allows (`Wan.patience`)."""
+_FIRST_LOOK: Final = 0.3
+"""Seconds after its start that an agent waits for the API server before it shows what it had on its disk."""
+_FIRST_PROBE, _LONGEST_PROBE = 0.25, 5.0
+"""Seconds between two probes of a WAN that is down."""
 HEAD_TIMEOUT: Final = 60.0
 """Seconds for the API server to begin its answer (its own limit for short requests)."""
 _DEAD_PEER: Final = 30.0
@@ -45,35 +54,98 @@ def limit_tls_buffers() -> None:
 
 
 class Upstream:
-    """Opens exchanges with one API server."""
+    """Opens exchanges with one API server; `wan` says whether it can be reached."""
 
     def __init__(self, credentials: Credentials) -> None:
         self.credentials = credentials
+        self.wan = Wan()
+        self._probe: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def open(self, method: str, target: str, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> Exchange:
-        """Connect and send a request head; Host (and, `as_agent`, the token) are added. Raises `UpstreamError`."""
+    def start(self) -> None:
+        """Find out whether the API server can be reached, so that requests need not wait to learn that it cannot."""
+        self._look()
+        self._timer = asyncio.get_running_loop().call_later(_FIRST_LOOK, self._give_up)
+
+    def close(self) -> None:
+        """End the background work."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._probe is not None:
+            self._probe.cancel()
+
+    def _give_up(self) -> None:
+        if not self.wan.up:
+            self.wan.lost("it has not answered yet")
+
+    async def open(
+        self,
+        method: str,
+        target: str,
+        headers: Iterable[tuple[str, str]],
+        *,
+        as_agent: bool,
+        background: bool = False,
+    ) -> Exchange:
+        """Connect and send a request head; Host (and, `as_agent`, the token) are added. Raises `UpstreamError`.
+
+        Nobody waits for a `background` exchange, so that it is tried patiently and while the WAN is down too.
+        """
+        if self.wan.down and not background:
+            raise UpstreamError(f"the API server cannot be reached: {self.wan.reason}")
         try:
             lines = [f"{method} {target} HTTP/1.1", f"Host: {self.credentials.host_header}"]
             if as_agent and (token := self.credentials.token()):
                 lines.append(f"Authorization: Bearer {token}")
             context = self.credentials.context(as_agent=as_agent)
-            lines += [f"{name}: {value}" for name, value in headers]
-            head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                reader, writer = await asyncio.open_connection(
+        except CredentialsError as error:
+            raise UpstreamError(str(error)) from error
+        lines += [f"{name}: {value}" for name, value in headers]
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        reader, writer = await self._connect(context, CONNECT_TIMEOUT if background else self.wan.patience)
+        _notice_silence(writer)
+        writer.write(head)
+        return Exchange(reader, writer, method)
+
+    async def _connect(
+        self, context: ssl.SSLContext | None, limit: float
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect within `limit` seconds, and tell the WAN whether that went well. Raises `UpstreamError`."""
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        try:
+            async with asyncio.timeout(limit):
+                streams = await asyncio.open_connection(
                     self.credentials.host,
                     self.credentials.port,
                     ssl=context,
                     server_hostname=self.credentials.server_name if context else None,
                     limit=2 * _READ,
                 )
-        except TimeoutError as error:
-            raise UpstreamError("the API server did not answer in time") from error
-        except (OSError, CredentialsError) as error:
-            raise UpstreamError(str(error)) from error
-        _notice_silence(writer)
-        writer.write(head)
-        return Exchange(reader, writer, method)
+        except OSError as error:
+            # TimeoutError is one of them, and has no text.
+            self.wan.lost(str(error) or "it did not answer in time")
+            self._look()
+            raise UpstreamError(f"the API server cannot be reached: {self.wan.reason}") from error
+        self.wan.reached(loop.time() - begin)
+        return streams
+
+    def _look(self) -> None:
+        """Have a probe running."""
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.get_running_loop().create_task(self._probe_until_reached(), name="source probe")
+
+    async def _probe_until_reached(self) -> None:
+        pause = _FIRST_PROBE
+        while True:
+            try:
+                _, writer = await self._connect(self.credentials.context(as_agent=False), CONNECT_TIMEOUT)
+            except (UpstreamError, CredentialsError):
+                await asyncio.sleep(random.uniform(pause / 2, pause))
+                pause = min(2 * pause, _LONGEST_PROBE)
+            else:
+                writer.transport.abort()
+                return
 
 
 def _notice_silence(writer: asyncio.StreamWriter) -> None:

@@ -1,5 +1,7 @@
 """A view: what one kind of client request sees, merged from a grid's objects and everything else.
 
+A view of what is not guarded (it has an `identity`) is the plain source of that client's credential and nothing else.
+
 A view reads two sources. *plain* holds what is no grid's, filtered by the API server with the client's own selectors.
 *grid* holds unit slices of the node's units (or grid Services); they are shown with rewritten labels, and only then
 held against the client's selectors. Whatever happens (an event, a relist, a relabelled node), the view works out anew
@@ -8,7 +10,8 @@ order in which the two sources speak does not matter.
 
 What clients were told is kept in a bounded log. resourceVersions of the two streams are not in order, so a client
 that resumes from one is served from the *earliest* place in the log at which it can have seen it: it may hear
-something again, it never misses anything. A resourceVersion that is not in the log is 410, and the client lists anew.
+something again, it never misses anything. A resourceVersion that is not in the log, or older than the view, is 410,
+and the client lists anew.
 
 Of a grid's slices only the present state is ever sent, also from the log, and a deleted one without its endpoints.
 
@@ -45,9 +48,18 @@ class ViewKey(NamedTuple):
     labels: str
     fields: str
     codec: Codec
+    identity: str = ""
+    """Whose credential it is read with; empty for what is guarded, which is read with the agent's."""
+    client: str = ""
+    """Which program asks (its User-Agent). Each has a view of its own, since only who was told a view's state may
+    resume from it: a version that an agent before this one told to another may stand for another state."""
 
     def plain_source(self) -> SourceKey:
         """Return what to ask the API server for: the client's selection without anything of a grid."""
+        if self.identity:
+            return SourceKey(
+                self.resource, self.namespace, self.labels, self.fields, self.codec, identity=self.identity
+            )
         labels = f"{self.labels},!{GRID_UNIQ_KEY}" if self.labels else f"!{GRID_UNIQ_KEY}"
         return SourceKey(self.resource, self.namespace, labels, self.fields, self.codec)
 
@@ -111,7 +123,9 @@ class View:
         self._log_start = 0
         self._marks: dict[int, int] = {}
         self._lost_rv = 0
+        self._first_rv = 0
         self._rv = 0
+        self._told = False
         self._snapshots: dict[str, tuple[int, list[Item]]] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._grid: Source | None = None
@@ -134,6 +148,9 @@ class View:
     # What the node and the sources tell.
     def units_changed(self) -> None:
         """Select for the node's present units: what is not theirs goes now, what is new comes with its source."""
+        if self.key.identity:
+            self._become_ready()
+            return
         if not self._node.known:
             return
         if self.ready:
@@ -165,7 +182,7 @@ class View:
     def source_changed(self, source: Source, key: str, deleted: Item | None) -> None:
         """Object `key` of a source changed."""
         if self.ready and source is not self._next_grid:
-            self._refresh((key,), deleted if source is self._plain else None)
+            self._refresh((key,), deleted)
             self._wake()
 
     def source_progressed(self, source: Source) -> None:
@@ -175,7 +192,8 @@ class View:
         self._become_ready()
 
     def _become_ready(self) -> None:
-        if not self.ready and self._node.known and self._plain.synced and self._next_grid is None:
+        known = self._node.known or bool(self.key.identity)
+        if not self.ready and known and self._plain.synced and self._next_grid is None:
             self.ready = True
             keys = set(self._plain.objects)
             if self._grid is not None:
@@ -184,6 +202,7 @@ class View:
                 item = self._visible(key)
                 if item is not None:
                     self._remember(key, item)
+            self._first_rv = max([self.rv, *(item.rv for item in self.items.values())])
         self._wake()
 
     def _wake(self) -> None:
@@ -197,6 +216,8 @@ class View:
         """Return what a client should see under `key`."""
         codec = self.key.codec
         plain = self._plain.objects.get(key)
+        if self.key.identity:
+            return plain
         if plain is not None and of_grid(codec.labels(plain)):
             plain = None
         grid = self._grid.objects.get(key) if self._grid is not None else None
@@ -228,7 +249,7 @@ class View:
             self._grid_keys.discard(key)
 
     def _refresh(self, keys: Iterable[str], deleted: Item | None = None) -> None:
-        """Work out `keys` anew and log what changed; `deleted` is the last state of a plain object that went."""
+        """Work out `keys` anew and log what changed; `deleted` is the last state of an object that went."""
         for key in keys:
             old = self.items.get(key)
             new = self._visible(key)
@@ -243,10 +264,14 @@ class View:
                 self._append("DELETED", key, self._last_state(old, deleted))
 
     def _last_state(self, old: Item, deleted: Item | None) -> Item:
-        """Return what a DELETED event shows: the API server's last state, unless that is a grid's."""
-        if deleted is None or isinstance(old, _GridItem) or of_grid(self.key.codec.labels(deleted)):
+        """Return what a DELETED event shows: the API server's last state, where that is of the same kind as `old`."""
+        if deleted is None:
             return old
-        return deleted
+        if self.key.identity:
+            return deleted
+        if isinstance(old, _GridItem):
+            return self._shown(deleted) or old
+        return old if of_grid(self.key.codec.labels(deleted)) else deleted
 
     # The log.
     def _append(self, event_type: str, key: str, item: Item) -> None:
@@ -258,7 +283,9 @@ class View:
         self._log.append(_Event(event_type, key, item, grid, data))
         self._log_bytes += len(data)
         self._rv = max(self._rv, item.rv)
-        self._mark(item.rv)
+        if item.rv > self._first_rv:
+            # Who saw an older version saw it before this view was there, and has not heard of what was in between.
+            self._mark(item.rv)
         if len(self._log) > LOG_EVENTS or self._log_bytes > LOG_BYTES:
             self._trim()
         self._wake()
@@ -290,25 +317,41 @@ class View:
         """Return the place behind the last event."""
         return self._log_start + len(self._log)
 
-    def expose_rv(self) -> int:
-        """Return the resourceVersion of the present state, to be told to a client."""
+    @property
+    def rv(self) -> int:
+        """Return the resourceVersion of the present state.
+
+        Where the API server's last one stands for a place in the log that is forgotten, it is the next one: a client
+        could never resume from one that is 410, and would list for ever.
+        """
         sources = (self._plain, self._grid)
-        self._rv = max(self._rv, *(source.rv for source in sources if source is not None))
+        return max(self._rv, self._lost_rv + 1, *(source.rv for source in sources if source is not None))
+
+    def expose_rv(self) -> int:
+        """Return the resourceVersion of the present state, to be told to a client that has that state."""
+        self._rv = self.rv
+        self._told = True
         self._mark(self._rv)
         return self._rv
 
     def position(self, rv: int) -> int | None:
-        """Return where a client that has seen `rv` has to go on; None when that is not known (any more)."""
-        return self._marks.get(rv)
+        """Return where a client that has seen `rv` has to go on; None when that is not known (any more).
+
+        Until this view has told anybody its state, whoever comes was told by an agent before this one, which may have
+        known less of one source under the same resourceVersion.
+        """
+        return self._marks.get(rv) if self._told else None
 
     def read(self, position: int) -> list[bytes]:
         """Return the rendered events since `position`, which is in the log, up to `end`.
 
-        Of several events of one grid object only the last is given, so that no state is sent that is over.
+        Of several events of one key, a grid's among them, only the last is given, so that no state is sent that is
+        over; its type says whether the client had the object at `position`.
         """
         events = self._log[position - self._log_start :]
         if len(events) < 2:
             return [event.data for event in events]
+        grid = {event.key for event in events if event.grid}
         first: dict[str, _Event] = {}
         last: dict[str, _Event] = {}
         for event in events:
@@ -316,13 +359,15 @@ class View:
             last[event.key] = event
         out = []
         for event in events:
-            if not event.grid:
+            if event.key not in grid:
                 out.append(event.data)
             elif event is last[event.key]:
-                if event.type == "MODIFIED" and first[event.key].type == "ADDED":
-                    out.append(self.key.codec.render_event(self.key.resource, "ADDED", event.item))
-                else:
+                # A deletion is told even of what came in between: who resumes may have heard of that already.
+                changed = "ADDED" if first[event.key].type == "ADDED" else "MODIFIED"
+                if event.type in ("DELETED", changed):
                     out.append(event.data)
+                else:
+                    out.append(self.key.codec.render_event(self.key.resource, changed, event.item))
         return out
 
     async def changed(self) -> None:
@@ -331,20 +376,20 @@ class View:
         self._waiters.append(waiter)
         await waiter
 
-    async def wait_ready(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds for the first complete state; a refusal ends the wait."""
+    async def wait_ready(self, timeout: float, hopeless: Callable[[], bool]) -> bool:
+        """Wait at most `timeout` seconds for the first complete state; a refusal or no hope for it end the wait."""
         try:
             async with asyncio.timeout(timeout):
-                while not self.ready and self.refusal is None:
+                while not self.ready and self.refusal is None and not hopeless():
                     await self.changed()
         except TimeoutError:
             return False
-        return self.ready
+        return self.ready and self.refusal is None
 
     @property
     def refusal(self) -> Refused | None:
         """Return why the API server does not answer what the client asks for."""
-        return self._plain.refusal
+        return self._plain.refusal if not self._plain.synced else None
 
     # Lists.
     def sorted_items(self) -> list[Item]:

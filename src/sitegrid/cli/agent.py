@@ -45,6 +45,24 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--tls-private-key-file", default="", help="its private key")
     parser.add_argument(
+        "--data-dir",
+        default="",
+        metavar="DIR",
+        help="keep what is known here, so that the node can start while the API server cannot be reached",
+    )
+    parser.add_argument(
+        "--cache",
+        default="kube-proxy,coredns",
+        metavar="LIST",
+        help="whose other reads are answered while the API server cannot be reached: kube-proxy, coredns, kubelet, "
+        "or CLIENT:RESOURCE+RESOURCE with CLIENT as its User-Agent begins (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cache-secrets",
+        action="store_true",
+        help="keep the Secrets that the kubelet reads as well, also on the disk",
+    )
+    parser.add_argument(
         "--allow-non-loopback",
         action="store_true",
         help="listen where other machines may reach it; they could read this node's endpoints without credentials",
@@ -59,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     import logging
 
     from sitegrid.agent.credentials import CredentialsError, from_kubeconfig, in_cluster
+    from sitegrid.agent.reads import ReadsError
     from sitegrid.agent.run import ListenError, Settings, serve_until_signalled
 
     logging.basicConfig(
@@ -82,8 +101,11 @@ def run(args: argparse.Namespace) -> int:
             tls_listen=args.tls_listen,
             tls_certificate=args.tls_cert_file,
             tls_key=args.tls_private_key_file,
+            data_dir=args.data_dir,
+            cache=args.cache,
+            cache_secrets=args.cache_secrets,
         )
         asyncio.run(serve_until_signalled(settings))
-    except (CredentialsError, ListenError) as error:
+    except (CredentialsError, ListenError, ReadsError) as error:
         raise CommandError(str(error)) from error
     return 0

@@ -43,11 +43,11 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     wan = _verb(verbs, "wan", "cut or restore the uplink of a node, or of all nodes with a label")
     wan.add_argument("action", choices=["cut", "restore"])
     wan.add_argument("target", metavar="NODE|KEY=VALUE")
-    node = _verb(verbs, "node", "add a node")
-    node.add_argument("action", choices=["add"])
+    node = _verb(verbs, "node", "add a node, or cut a node's power and start it from its disk")
+    node.add_argument("action", choices=["add", "reboot"])
     node.add_argument("node", metavar="NODE")
     node.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="may be given several times")
-    node.add_argument("--no-agent", action="store_true", help="a stock node")
+    node.add_argument("--no-agent", action="store_true", help="add a stock node")
     process = _verb(verbs, "process", "start, stop, restart or kill one process")
     process.add_argument("action", choices=["start", "stop", "restart", "kill"])
     process.add_argument("process", metavar="PROCESS", help="as `lab status` names it, such as kube-proxy@node12")
@@ -83,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
                 return _exec(lab.command(args.target, args.argv))
             case "wan":
                 _wan(lab, args)
+            case "node" if args.action == "reboot":
+                lab.reboot_node(args.node)
             case "node":
                 lab.add_node(args.node, _labels(args.label), agent=not args.no_agent)
             case "process":

@@ -21,8 +21,9 @@ from sitegrid.lab.credentials import NODE_CLIENTS, Credentials
 from sitegrid.lab.errors import LabError
 from sitegrid.lab.layout import Layout
 from sitegrid.lab.member import Member
+from sitegrid.lab.poweroff import power_off
 from sitegrid.lab.processes import Process, ProcessSpec, Reaper
-from sitegrid.lab.readiness import api_server_ready, get_nodes, last_words, unready_parts
+from sitegrid.lab.readiness import api_server_ready, get_nodes, last_words, unready_clients, unready_parts
 from sitegrid.lab.sites import Node
 
 READY_TIMEOUT: Final = 180.0
@@ -105,6 +106,26 @@ class Cluster:
             member.agent = agent
             self._start_clients(member)
             await self._wait_for([member])
+
+    async def reboot_node(self, member: Member) -> None:
+        """Cut the node's power and start it from its disk; returns when its parts that can be are ready.
+
+        Kept are the directories of kubelet and agent, and what the lab has put there. The WAN stays as it is.
+        """
+        async with self._changing:
+            names = [f"{part}@{member.name}" for part in ("kubelet", "agent", *NODE_CLIENTS)]
+            parts = [process for name in names if (process := self.processes.get(name)) and process.wanted]
+            await asyncio.gather(*(process.stop(by_force=True) for process in parts))
+            await power_off(member.name, self._layout.pods(member.name))
+            network.remove_node(member.name, member.addresses)
+            others = [(m.name, m.addresses) for m in self.members.values() if m is not member]
+            network.create_node(member.name, member.addresses, others)
+            if not member.wan:
+                network.cut_wan(member.addresses)
+            for process in parts:
+                process.start()
+            if member.wan or member.agent:
+                await self._wait(lambda: unready_clients(member), _quiet)
 
     def process(self, name: str) -> Process:
         """Return the process `name`; raises `LabError` where there is none."""

@@ -126,6 +126,7 @@ class Components:
             f"--tls-listen={addresses.AGENT_TLS}",
             f"--tls-cert-file={directory / 'agent.crt'}",
             f"--tls-private-key-file={directory / 'agent.key'}",
+            f"--data-dir={self._layout.agent_data(node)}",
         )
 
     def kube_proxy(self, node: str) -> ProcessSpec:

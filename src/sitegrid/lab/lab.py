@@ -252,6 +252,13 @@ class Lab:
         node = Node(name, dict(labels), agent)
         self._ask({"verb": "node-add", "name": node.name, "labels": dict(node.labels), "agent": agent})
 
+    def reboot_node(self, node: str) -> None:
+        """Cut the power of `node` and start it again from its disk; returns when its own parts are ready.
+
+        The kubelet's pods start by themselves, some time later.
+        """
+        self._ask({"verb": "node-reboot", "node": node})
+
     def set_agent(self, node: str, agent: bool) -> None:
         """Put kube-proxy and CoreDNS behind the node's agent, or stop it and let them ask the API server."""
         self._ask({"verb": "set-agent", "node": node, "agent": agent})

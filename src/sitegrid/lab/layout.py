@@ -88,6 +88,10 @@ class Layout:
         """Return the directory of one node."""
         return self.nodes / name
 
+    def agent_data(self, node: str) -> Path:
+        """Return the directory where the node's agent keeps what it knows."""
+        return self.node(node) / "agent-data"
+
     def pods(self, node: str) -> Path:
         """Return the directory where the node's kubelet keeps one directory per pod."""
         return self.node(node) / "pods"

@@ -76,7 +76,7 @@ def create_node(node: str, addresses: NodeAddresses, others: Iterable[tuple[str,
             f"link add {wan} type veth peer name wan0 address {addresses.wan_mac} netns {node}",
             f"link set {wan} master wan addrgenmode none up",
             f"link set {wan} type bridge_slave isolated on",
-            f"neighbour add {addresses.wan} lladdr {addresses.wan_mac} dev wan nud permanent",
+            f"neighbour replace {addresses.wan} lladdr {addresses.wan_mac} dev wan nud permanent",
         ]
     )
     _ip(
@@ -98,7 +98,18 @@ def create_node(node: str, addresses: NodeAddresses, others: Iterable[tuple[str,
     _run(in_netns(node, ["sh", "-ec", writes]))
     _run(in_netns(node, ["nft", "-f", "-"]), _MASQUERADE)
     for other, _ in others:
-        _ip([f"route add {addresses.pod_cidr} via {addresses.lan} dev lan0"], node=other)
+        _ip([f"route replace {addresses.pod_cidr} via {addresses.lan} dev lan0"], node=other)
+
+
+def remove_node(node: str, addresses: NodeAddresses) -> None:
+    """Take the node's namespace and links away, with all rules, routes and connections; nothing may run in it."""
+    _ip([f"link delete {addresses.lan_port}", f"link delete {addresses.wan_port}"])
+    delete_netns(node)
+
+
+def delete_netns(name: str) -> None:
+    """Take the network namespace `name` away; the kernel drops it with its last user."""
+    _ip([f"netns delete {name}"])
 
 
 def cut_wan(addresses: NodeAddresses) -> None:

@@ -99,8 +99,8 @@ class Process:
         if self._task is None:
             self._task = asyncio.create_task(self._supervise(), name=self.spec.name)
 
-    async def stop(self) -> None:
-        """End it, by force after `STOP_TIMEOUT`; returns when it is gone."""
+    async def stop(self, *, by_force: bool = False) -> None:
+        """End it, by force after `STOP_TIMEOUT` or at once; returns when it is gone."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -110,7 +110,7 @@ class Process:
         exited = self._exited
         if self.pid is None or exited is None:
             return
-        self.signal(signal.SIGTERM)
+        self.signal(signal.SIGKILL if by_force else signal.SIGTERM)
         try:
             await asyncio.wait_for(asyncio.shield(exited), STOP_TIMEOUT)
         except TimeoutError:

@@ -58,6 +58,11 @@ async def unready_parts(client: Client, members: Iterable[Member], *, controller
 
 
 async def _unready_on(member: Member, node_ready: bool) -> list[str]:
+    return [*([] if node_ready else [f"kubelet@{member.name}"]), *await unready_clients(member)]
+
+
+async def unready_clients(member: Member) -> list[str]:
+    """Return the names of what asks for Services on `member` and is not ready; needs no API server."""
     probes = {
         "kube-proxy": (addresses.KUBE_PROXY_HEALTH_PORT, "/healthz"),
         "coredns": (addresses.COREDNS_READY_PORT, "/ready"),
@@ -66,8 +71,7 @@ async def _unready_on(member: Member, node_ready: bool) -> list[str]:
         probes["agent"] = (_port(addresses.AGENT), "/sitegrid/readyz")
     netns = netns_path(member.name)
     statuses = await asyncio.gather(*(http_status(*probe, netns=netns) for probe in probes.values()))
-    missing = [name for name, status in zip(probes, statuses, strict=True) if status != 200]
-    return [f"{name}@{member.name}" for name in (["kubelet"] if not node_ready else []) + missing]
+    return [f"{name}@{member.name}" for name, status in zip(probes, statuses, strict=True) if status != 200]
 
 
 def _port(address: str) -> int:

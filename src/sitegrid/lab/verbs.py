@@ -57,6 +57,8 @@ class Verbs:
                 return {"nodes": [member.name for member in members]}
             case {"verb": "node-add", "name": str(name), "labels": dict(labels), "agent": bool(agent)}:
                 await self._cluster.add_node(Node(name, labels, agent))
+            case {"verb": "node-reboot", "node": str(name)}:
+                await self._cluster.reboot_node(self._cluster.member(name))
             case {"verb": "set-agent", "node": str(name), "agent": bool(agent)}:
                 await self._cluster.set_agent(self._cluster.member(name), agent)
             case {"verb": "process", "name": str(name), "action": str(action)}:

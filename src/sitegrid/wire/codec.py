@@ -393,7 +393,9 @@ class ProtobufCodec:
 
     def render_bookmark(self, resource: Resource, rv: int, *, initial_events_end: bool) -> bytes:
         """Return a bookmark as a length-delimited event."""
-        meta = protobuf.write_bytes(6, str(rv).encode())
+        # The API server writes every string of a message, and the zero time, also where there is none.
+        meta = b"".join(protobuf.write_bytes(number, b"") for number in range(1, 6))
+        meta += protobuf.write_bytes(6, str(rv).encode()) + protobuf.write_int(7, 0) + protobuf.write_bytes(8, b"")
         if initial_events_end:
             entry = protobuf.write_bytes(1, INITIAL_EVENTS_END.encode()) + protobuf.write_bytes(2, b"true")
             meta += protobuf.write_bytes(12, entry)
@@ -415,7 +417,8 @@ class ProtobufCodec:
         self, resource: Resource, items: Iterable[Item], rv: int, continue_token: str = "", remaining: int = 0
     ) -> bytes:
         """Return a List body (meta/v1 ListMeta: resourceVersion = 2, continue = 3, remainingItemCount = 4)."""
-        meta = protobuf.write_bytes(2, str(rv).encode()) + protobuf.write_bytes(3, continue_token.encode())
+        meta = protobuf.write_bytes(1, b"") + protobuf.write_bytes(2, str(rv).encode())
+        meta += protobuf.write_bytes(3, continue_token.encode())
         if remaining:
             meta += protobuf.write_int(4, remaining)
         parts = [protobuf.write_bytes(1, meta)]

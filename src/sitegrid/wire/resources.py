@@ -1,4 +1,4 @@
-"""The resources whose contents the agent decides about, and how Kubernetes names them.
+"""The resources that the agent reads or answers for, and how Kubernetes names them.
 
 The codecs render with these names, the agent's gate routes by them. Field labels are what the API server accepts in
 a `fieldSelector` of the resource (k8s.io/kubernetes pkg/apis/core/v1/conversion.go, pkg/registry/core/service and
@@ -55,3 +55,16 @@ SERVICES: Final = Resource(
     b',"spec":{},"status":{"loadBalancer":{}}',
 )
 NODES: Final = Resource("", "v1", "nodes", "Node", False, frozenset({"metadata.name"}), b"")
+
+# What else the agent can answer from memory.
+NAMESPACES: Final = Resource("", "v1", "namespaces", "Namespace", False, _META, b',"spec":{},"status":{}')
+PODS: Final = Resource("", "v1", "pods", "Pod", True, _META, b',"spec":{"containers":null},"status":{}')
+CONFIGMAPS: Final = Resource("", "v1", "configmaps", "ConfigMap", True, _META, b"")
+SECRETS: Final = Resource("", "v1", "secrets", "Secret", True, _META, b"")
+SERVICECIDRS: Final = Resource(
+    "networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", False, _META, b',"spec":{"cidrs":null},"status":{}'
+)
+RUNTIMECLASSES: Final = Resource(
+    "node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", False, _META, b',"handler":""'
+)
+CSIDRIVERS: Final = Resource("storage.k8s.io", "v1", "csidrivers", "CSIDriver", False, _META, b',"spec":{}')

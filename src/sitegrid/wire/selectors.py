@@ -2,24 +2,40 @@
 
 The agent filters rewritten objects itself: the API server cannot, since it never saw the rewritten labels. Grammar
 and meaning are those of apimachinery pkg/labels/selector.go and pkg/fields/selector.go, keywords as keys, empty
-values and numeric comparison included. What the API server would refuse raises `SelectorError`.
+values and numeric comparison included. What the API server would refuse raises `SelectorError`, with its words.
 
-Held by ``tests/wire/test_selectors.py``.
+Held by ``tests/wire/test_selectors.py`` and, word by word, ``tests/agent/test_conformance.py``.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-_TOKEN: Final = re.compile(r"==|!=|[=!<>(),]|[^\s=!<>(),]+")
-_SPACE: Final = " \t\r\n"
+# Only these four separate tokens: other white space is part of one, and makes it illegal.
+_TOKEN: Final = re.compile(r"==|!=|[=!<>(),]|[^ \t\r\n=!<>(),]+")
 _NAME: Final = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
 _PREFIX: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _SYMBOLS: Final = frozenset({"==", "!=", "=", "!", "<", ">", "(", ")", ",", ""})
 _INT64: Final = re.compile(r"[-+]?[0-9]+")
+_QUALIFIED: Final = (
+    "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character "
+    "(e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is "
+    "'([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+)
+_SUBDOMAIN: Final = (
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start "
+    "and end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
+    "'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+)
+_LABEL_VALUE: Final = (
+    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start "
+    "and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation "
+    "is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+)
 
 
 class SelectorError(ValueError):
@@ -69,9 +85,6 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self._tokens = _TOKEN.findall(text)
-        if "".join(self._tokens) != "".join(text.translate(dict.fromkeys(map(ord, _SPACE)))):
-            # Only blanks, tabs and newlines separate tokens; \s of the pattern knows more of them.
-            raise SelectorError(f"unable to parse requirement: illegal white space in {text!r}")
         self._position = 0
 
     def _peek(self) -> str:
@@ -86,19 +99,16 @@ class _Parser:
         found: list[Requirement] = []
         while token := self._peek():
             if token in _SYMBOLS and token != "!":
-                raise SelectorError(
-                    f"unable to parse requirement: found '{token}', expected: !, identifier, or 'end of string'"
-                )
-            found.append(self._requirement())
+                raise _unexpected(token, "!, identifier, or 'end of string'")
+            try:
+                found.append(self._requirement())
+            except SelectorError as error:
+                raise SelectorError(f"unable to parse requirement: {error}") from None
             separator = self._take()
             if separator not in ("", ","):
-                raise SelectorError(
-                    f"unable to parse requirement: found '{separator}', expected: ',' or 'end of string'"
-                )
+                raise _unexpected(separator, "',' or 'end of string'")
             if separator == "," and self._peek() in _SYMBOLS - {"!"}:
-                raise SelectorError(
-                    f"unable to parse requirement: found '{self._peek()}', expected: identifier after ','"
-                )
+                raise _unexpected(self._peek(), "identifier after ','")
         return found
 
     def _requirement(self) -> Requirement:
@@ -107,7 +117,7 @@ class _Parser:
             self._take()
         key = self._take()
         if key in _SYMBOLS:
-            raise SelectorError(f"unable to parse requirement: found '{key}', expected: identifier")
+            raise _unexpected(key, "identifier")
         _check_key(key)
         if absent:
             return Requirement(key, "!")
@@ -115,61 +125,98 @@ class _Parser:
             return Requirement(key, "exists")
         operator = self._take()
         if operator in ("in", "notin"):
-            return Requirement(key, operator, self._values())
-        if operator in ("=", "==", "!="):
-            value = self._exact_value()
-            _check_value(value)
-            return Requirement(key, "notin" if operator == "!=" else "in", frozenset({value}))
-        if operator in ("<", ">"):
-            value = self._exact_value()
-            if not _is_int64(value):
-                raise SelectorError(f"unable to parse requirement: {value!r} is not an integer")
-            return Requirement(key, operator, frozenset({value}))
-        raise SelectorError(
-            f"unable to parse requirement: found '{operator}', expected: in, notin, =, ==, !=, gt, lt"
-        )
+            values = self._values()
+        elif operator in ("=", "==", "!=", "<", ">"):
+            values = frozenset({self._exact_value()})
+        else:
+            raise _unexpected(operator, "in, notin, =, ==, !=, gt, lt")
+        _check_values(key, values, numeric=operator in ("<", ">"))
+        return Requirement(key, {"=": "in", "==": "in", "!=": "notin"}.get(operator, operator), values)
 
     def _exact_value(self) -> str:
         if self._peek() in ("", ","):
             return ""
         value = self._take()
         if value in _SYMBOLS:
-            raise SelectorError(f"unable to parse requirement: found '{value}', expected: identifier")
+            raise _unexpected(value, "identifier")
         return value
 
     def _values(self) -> frozenset[str]:
-        if self._take() != "(":
-            raise SelectorError("unable to parse requirement: expected: '('")
-        # `()` is the set of the empty value, as for the API server.
+        token = self._take()
+        if token != "(":
+            raise SelectorError(f"found '{token}' expected: '('")
+        # `()` is the set of the empty value, as for the API server; so is what is missing beside a comma.
         values = set()
         value = ""
+        begin = self._position
         while (token := self._take()) != ")":
             if token == ",":
                 values.add(value)
                 value = ""
-            elif token in _SYMBOLS or value:
-                raise SelectorError(f"unable to parse requirement: found '{token}', expected: ',', or identifier")
+            elif value:
+                raise _unexpected(token, "',' or ')'")
+            elif token in _SYMBOLS:
+                first = self._position - 1 == begin
+                raise _unexpected(token, "',', ')' or identifier" if first else "',', or identifier")
             else:
                 value = token
         values.add(value)
-        for value in values:
-            _check_value(value)
         return frozenset(values)
 
 
+def _unexpected(token: str, expected: str) -> SelectorError:
+    return SelectorError(f"found '{token}', expected: {expected}")
+
+
+def _invalid(path: str, value: str, problem: str) -> str:
+    """Return a field error (apimachinery pkg/util/validation/field), the value quoted as Go does."""
+    quoted = json.dumps(value, ensure_ascii=False)
+    shown = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in quoted)
+    return f"{path}: Invalid value: {shown}: {problem}"
+
+
 def _check_key(key: str) -> None:
-    prefix, slash, name = key.rpartition("/")
-    if (
-        len(name) > 63
-        or not _NAME.fullmatch(name)
-        or (slash and (len(prefix) > 253 or not _PREFIX.fullmatch(prefix)))
-    ):
-        raise SelectorError(f"unable to parse requirement: {key!r} is not a label key")
+    """Raise what apimachinery pkg/util/validation IsQualifiedName has against `key`."""
+    prefix, *rest = key.split("/")
+    name = rest[0] if rest else prefix
+    if len(rest) > 1:
+        hint = "with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+        raise SelectorError(_invalid("<nil>", key, f"a valid label key {_QUALIFIED} {hint}"))
+    problems = []
+    if rest and not prefix:
+        problems.append("prefix part must be non-empty")
+    elif rest:
+        if len(prefix.encode()) > 253:
+            problems.append("prefix part must be no more than 253 bytes")
+        if not _PREFIX.fullmatch(prefix):
+            problems.append(f"prefix part {_SUBDOMAIN}")
+    if not name:
+        problems.append("name part must be non-empty")
+    elif len(name.encode()) > 63:
+        problems.append("name part must be no more than 63 bytes")
+    if not _NAME.fullmatch(name):
+        problems.append(f"name part {_QUALIFIED}")
+    if problems:
+        raise SelectorError(_invalid("<nil>", key, "; ".join(problems)))
 
 
-def _check_value(value: str) -> None:
-    if value and (len(value) > 63 or not _NAME.fullmatch(value)):
-        raise SelectorError(f"unable to parse requirement: {value!r} is not a label value")
+def _check_values(key: str, values: frozenset[str], *, numeric: bool) -> None:
+    """Raise what the API server has against the values of a requirement, all of it."""
+    errors = []
+    if numeric:
+        errors += [
+            _invalid("values[0]", value, "for 'Gt', 'Lt' operators, the value must be an integer")
+            for value in values
+            if not _is_int64(value)
+        ]
+    for index, value in enumerate(sorted(values)):
+        problems = ["must be no more than 63 bytes"] if len(value.encode()) > 63 else []
+        if value and not _NAME.fullmatch(value):
+            problems.append(_LABEL_VALUE)
+        if problems:
+            errors.append(_invalid(f"values[{index}][{key}]", value, "; ".join(problems)))
+    if errors:
+        raise SelectorError(errors[0] if len(errors) == 1 else f"[{', '.join(errors)}]")
 
 
 def _is_int64(value: str) -> bool:
@@ -223,8 +270,8 @@ def _unescape(value: str) -> str:
         if character == "\\":
             character = next(characters, "")
             if character not in ("\\", ",", "="):
-                raise SelectorError(f"invalid field selector: invalid escape sequence in {value!r}")
+                raise SelectorError(f"invalid field selector: invalid escape sequence: \\{character}")
         elif character in ",=":
-            raise SelectorError(f"invalid field selector: unescaped character in {value!r}")
+            raise SelectorError(f"invalid field selector: unescaped character in value: {ord(character)}")
         out.append(character)
     return "".join(out)

@@ -70,20 +70,17 @@ class Status:
 
     def to_protobuf(self) -> bytes:
         """Return the object as a `k8s\\0` body (meta/v1 generated.proto: Status, StatusDetails, StatusCause)."""
-        out = [protobuf.write_bytes(1, b"")]
+        empty = b"".join(protobuf.write_bytes(number, b"") for number in (1, 2, 3))
+        out = [protobuf.write_bytes(1, empty)]
         for number, value in ((2, "Failure"), (3, self.message), (4, self.reason)):
             out.append(protobuf.write_bytes(number, value.encode()))
-        details = b"".join(
-            protobuf.write_bytes(number, value.encode())
-            for number, value in ((1, self.name), (2, self.group), (3, self.kind))
-            if value
-        )
-        for cause in self.causes:
-            parts = (protobuf.write_bytes(number, value.encode()) for number, value in enumerate(cause, start=1))
-            details += protobuf.write_bytes(4, b"".join(parts))
-        if self.retry_after:
-            details += protobuf.write_int(5, self.retry_after)
-        if details:
+        if self.name or self.group or self.kind or self.causes or self.retry_after:
+            texts = enumerate((self.name, self.group, self.kind), start=1)
+            details = b"".join(protobuf.write_bytes(number, value.encode()) for number, value in texts)
+            for cause in self.causes:
+                parts = (protobuf.write_bytes(number, value.encode()) for number, value in enumerate(cause, start=1))
+                details += protobuf.write_bytes(4, b"".join(parts))
+            details += protobuf.write_int(5, self.retry_after) + protobuf.write_bytes(6, b"")
             out.append(protobuf.write_bytes(5, details))
         out.append(protobuf.write_int(6, self.code))
         return protobuf.wrap("v1", "Status", b"".join(out))

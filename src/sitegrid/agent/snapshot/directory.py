@@ -82,6 +82,22 @@ class Directory:
         finally:
             os.close(directory)
 
+    def read(self, name: str) -> Document | None:
+        """Return the document `name`; None where there is none, or (that is told) no whole one."""
+        try:
+            directory = os.open(self.path, _OPEN)
+        except OSError:
+            return None
+        try:
+            file = _file_name(name)
+            os.stat(file, dir_fd=directory, follow_symlinks=False)
+            loaded = self._read(directory, file, self.max_bytes)
+        except OSError:
+            return None
+        finally:
+            os.close(directory)
+        return loaded[0] if loaded is not None else None
+
     def write(self, document: Document) -> bool:
         """Replace the document of that name; True once the new content would survive a power cut.
 

@@ -65,8 +65,14 @@ class Snapshotter:
         self._clock = clock
         self._pending: dict[str, _Pending] = {}
         self._not_before: dict[str, float] = {}
+        self._saving = False
         self._dirty = asyncio.Event()
         self._lock = asyncio.Lock()
+
+    @property
+    def unwritten(self) -> int:
+        """How many documents the disk does not have as they are."""
+        return len(self._pending) + self._saving
 
     def changed(self, name: str, make_document: Callable[[], Document]) -> None:
         """Have the document written soon.
@@ -119,6 +125,7 @@ class Snapshotter:
             if pending is None:
                 return True
             outcome = _Outcome()
+            self._saving = True
             try:
                 work = self._work(name, pending)
                 await _to_its_end(asyncio.get_running_loop().run_in_executor(None, work, outcome))
@@ -126,6 +133,7 @@ class Snapshotter:
                 # A mistake in one document's owner must not cost the others their disk.
                 _log.exception("snapshot %s failed", name)
             finally:
+                self._saving = False
                 self._saved(name, pending, outcome)
             return outcome.done
 

@@ -1,0 +1,127 @@
+"""The agent's disk: the state of its sources, so that a node can start without the cloud.
+
+The hub asks for what was kept of a source before it starts it and says when one has changed; `snapshot` does the
+files. A credential is never written: what was read with one is kept under a keyed hash of it (`identity`): only who
+presents the same credential again gets it, and only if the API server once accepted it.
+
+What no client has asked for since the last but one sweep is removed, at a time when the API server can be reached.
+
+Invariants: I1 (a source's document is found under exactly what that source asks for, units included); nothing here
+raises because of the disk. Held by ``tests/agent/test_offline.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from sitegrid.agent.metrics import Metrics
+from sitegrid.agent.snapshot import Directory, Document, Record, Snapshotter
+from sitegrid.agent.source import Source, SourceKey, Stored
+from sitegrid.wire.codec import Item
+
+SWEEP_SECONDS: Final = 3600.0
+_SALT: Final = "salt"
+_SALT_BYTES: Final = 32
+
+
+class _Measured(Directory):
+    """A directory that knows when it was last written to."""
+
+    written_at = 0.0
+
+    def write(self, document: Document) -> bool:
+        """Write, and note the time."""
+        done = super().write(document)
+        if done:
+            self.written_at = time.time()
+        return done
+
+
+class Disk:
+    """Everything that one agent keeps below `path`; to be made and used in the running loop."""
+
+    def __init__(self, path: Path, metrics: Metrics) -> None:
+        loop = asyncio.get_running_loop()
+
+        def count(reason: str) -> None:
+            # Also called from the thread that writes; the loop may be gone by then.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(metrics.add, "snapshot_failures_total", 1, reason)
+
+        self._directory = _Measured(path, count=count)
+        self._snapshotter = Snapshotter(self._directory)
+        # Every file is looked at once: what is damaged is told now, and not when the WAN is lost.
+        for document in self._directory.load():
+            self._directory.written_at = max(self._directory.written_at, float(document.metadata.get("at", "0")))
+        self._used: set[str] = set()
+        self._salt = self._load_salt()
+        metrics.follow("snapshots_unwritten", lambda: self._snapshotter.unwritten)
+        metrics.follow("snapshot_bytes", self._directory.size)
+        metrics.follow("snapshot_timestamp_seconds", lambda: self._directory.written_at)
+
+    def _load_salt(self) -> bytes:
+        found = self._directory.read(_SALT)
+        for record in found.records if found is not None else ():
+            if len(record.data) == _SALT_BYTES:
+                return record.data
+        salt = secrets.token_bytes(_SALT_BYTES)
+        self._directory.write(Document(_SALT, (Record("", "", salt),)))
+        return salt
+
+    def identity(self, authorization: str) -> str:
+        """Return the name under which data of the client with this Authorization header are kept."""
+        return hmac.digest(self._salt, authorization.encode("latin-1"), "sha256").hex()
+
+    def load(self, key: SourceKey) -> Stored | None:
+        """Return the last state of the source that asks for `key`, if there is a whole one."""
+        name = _name(key)
+        self._used.add(name)
+        document = self._directory.read(name)
+        if document is None:
+            return None
+        items = (Item(record.key, int(record.version), record.data) for record in document.records)
+        return Stored({item.key: item for item in items}, int(document.resource_version))
+
+    def keep(self, source: Source) -> None:
+        """Have the source's state written soon; removed where there is none to be shown."""
+        name = _name(source.key)
+        if source.synced:
+            self._used.add(name)
+            self._snapshotter.changed(name, lambda: _document(name, source))
+        else:
+            self._snapshotter.removed(name)
+
+    async def run(self, active: Callable[[], list[SourceKey]], reachable: Callable[[], bool]) -> None:
+        """Write and sweep for ever; cancelled, write what is left. `active` are the sources that have users."""
+        writer = asyncio.ensure_future(self._snapshotter.run())
+        try:
+            while True:
+                await asyncio.sleep(SWEEP_SECONDS)
+                if reachable():
+                    await self.sweep(active())
+        finally:
+            writer.cancel()
+            await asyncio.wait([writer])
+
+    async def sweep(self, active: list[SourceKey]) -> None:
+        """Remove what is neither of an `active` source nor used since the last sweep."""
+        names = {_name(key) for key in active}
+        await asyncio.get_running_loop().run_in_executor(None, self._directory.retain, {_SALT, *names, *self._used})
+        self._used = names
+
+
+def _name(key: SourceKey) -> str:
+    """Return the name of the document of `key`: equal names, equal questions by the same identity."""
+    parts = (key.resource.path(key.namespace), key.labels, key.fields, key.codec.media_type, key.identity)
+    return "\n".join((*parts, "metadata" if key.metadata_only else ""))
+
+
+def _document(name: str, source: Source) -> Document:
+    records = tuple(Record(item.key, str(item.rv), item.raw) for item in source.objects.values())
+    return Document(name, records, str(source.rv), {"at": f"{time.time():.0f}"})

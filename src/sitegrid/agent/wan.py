@@ -1,0 +1,72 @@
+"""Whether the API server can be reached: what every connection to it has shown.
+
+`Upstream` tells it of each success and failure; who serves clients asks it, so that a request that cannot succeed is
+refused at once instead of hanging until TCP gives up. Neither `up` nor `down` means that nobody knows yet.
+
+Invariant: it is down from a failed connection until the next successful one, and says so to its listeners at every
+change. Held by ``tests/agent/test_wan.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable
+from typing import Final
+
+_log = logging.getLogger(__name__)
+
+_PATIENCE: Final = 0.7
+"""Seconds that a client waits for a connection at least; together with all else an answer comes within one second."""
+_LONGEST_PATIENCE: Final = 10.0
+_JITTER: Final = 1.0
+"""Seconds over which reconnections are spread once the WAN is back."""
+
+
+class Wan:
+    """The state of the way to the API server; `reason` says why it is down."""
+
+    def __init__(self) -> None:
+        self.up = False
+        self.down = False
+        self.reason = ""
+        self.patience = _PATIENCE
+        """Seconds that a client's connection may take: four times the last one's, which slow links need."""
+        self.listeners: list[Callable[[], None]] = []
+        self._back = asyncio.Event()
+
+    def reached(self, seconds: float) -> None:
+        """Hear that a connection was made in `seconds`."""
+        self.patience = min(max(_PATIENCE, 4 * seconds), _LONGEST_PATIENCE)
+        if self.down:
+            _log.warning("the API server can be reached again")
+        changed, self.up, self.down = not self.up, True, False
+        self._back.set()
+        if changed:
+            self._tell()
+
+    def lost(self, reason: str) -> None:
+        """Hear that no connection could be made."""
+        self.reason = reason
+        if not self.down:
+            _log.warning("the API server cannot be reached: %s", reason)
+        changed, self.up, self.down = not self.down, False, True
+        self._back.clear()
+        if changed:
+            self._tell()
+
+    def _tell(self) -> None:
+        for listener in self.listeners:
+            listener()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait `seconds`; less where the WAN is down and comes back, but never in step with others."""
+        if self.down:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._back.wait()
+                    await asyncio.sleep(random.uniform(0, _JITTER))
+        else:
+            await asyncio.sleep(seconds)

@@ -1,0 +1,167 @@
+"""A headless ServiceGrid's names, asked of a real CoreDNS behind the agent at a real API server."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.cluster
+
+NAMESPACE = "headless"
+SLICES = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
+SERVICE = f"db.{NAMESPACE}.svc.cluster.local"
+TYPES = {"A": 1, "AAAA": 28, "SRV": 33}
+FOREIGN = ("10.66.0.1", "10.66.0.9", "fd00:66::1")
+
+
+def _slice(objects: Any, unit: str, family: str, hosts: dict[str, str]) -> dict[str, Any]:
+    obj: dict[str, Any] = objects.unit(unit, "", "db")
+    obj["metadata"] |= {"namespace": NAMESPACE, "name": f"db-{unit}-{family.lower()}"}
+    obj["metadata"]["labels"]["tkeedge.io/headless"] = ""
+    endpoints = [
+        {"addresses": [address], "conditions": {"ready": True}, "hostname": name} for name, address in hosts.items()
+    ]
+    ports = [{"name": "sql", "port": 5432, "protocol": "TCP"}]
+    return {**obj, "addressType": family, "endpoints": endpoints, "ports": ports}
+
+
+@pytest.fixture(scope="module")
+def scene(cluster: Any, objects: Any) -> None:
+    """A headless grid Service of two units; pods of both have the same host names, as a StatefulSet's would."""
+    cluster.write("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+    labels = {"tkeedge.io/grid-uniq-key": "zone", "service.kubernetes.io/service-proxy-name": "sitegrid"}
+    spec = {"clusterIP": "None", "selector": {"a": "b"}, "ports": [{"name": "sql", "port": 5432}]}
+    cluster.write(
+        "POST",
+        f"/api/v1/namespaces/{NAMESPACE}/services",
+        {"metadata": {"name": "db", "labels": labels}, "spec": spec},
+    )
+    for obj in (
+        _slice(objects, "zone.u1", "IPv4", {"db-0": "10.1.0.10", "db-1": "10.1.0.11"}),
+        _slice(objects, "zone.u1", "IPv6", {"db-0": "fd00:1::10"}),
+        _slice(objects, "zone.u2", "IPv4", {"db-0": "10.66.0.1", "db-9": "10.66.0.9"}),
+        _slice(objects, "zone.u2", "IPv6", {"db-0": "fd00:66::1"}),
+    ):
+        cluster.write("POST", SLICES, obj)
+
+
+class Dns:
+    """Asks one server; `answers` keeps every packet that it sent."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.answers: list[bytes] = []
+
+    def ask(self, kind: str, name: str) -> list[str] | None:
+        """Return the sorted records of the answer section, None while nobody answers."""
+        labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+        query = struct.pack(">HHHHHH", 7, 0x100, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">HH", TYPES[kind], 1)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(1)
+            try:
+                client.sendto(query, ("127.0.0.1", self.port))
+                answer = client.recv(4096)
+            except OSError:
+                return None
+        self.answers.append(answer)
+        found, position = [], len(query)
+        for _ in range(struct.unpack(">H", answer[6:8])[0]):
+            _, position = _name(answer, position)
+            number, _, _, length = struct.unpack(">HHIH", answer[position : position + 10])
+            position += 10
+            if number == TYPES[kind]:
+                found.append(_record(answer, position, length, kind))
+            position += length
+        return sorted(found)
+
+
+def _name(packet: bytes, position: int) -> tuple[str, int]:
+    """Return the name at `position`, and the position behind it."""
+    labels: list[str] = []
+    while length := packet[position]:
+        if length >= 0xC0:
+            rest, _ = _name(packet, struct.unpack(">H", packet[position : position + 2])[0] & 0x3FFF)
+            return ".".join([*labels, rest]), position + 2
+        labels.append(packet[position + 1 : position + 1 + length].decode())
+        position += 1 + length
+    return ".".join(labels), position + 1
+
+
+def _record(packet: bytes, position: int, length: int, kind: str) -> str:
+    if kind == "SRV":
+        (port,) = struct.unpack(">H", packet[position + 4 : position + 6])
+        return f"{_name(packet, position + 6)[0]}:{port}"
+    return str(ipaddress.ip_address(packet[position : position + length]))
+
+
+@pytest.fixture(scope="module")
+def dns(scene: None, cluster: Any, cluster_agent: str, poll: Any, tmp_path_factory: Any) -> Iterator[Dns]:
+    """Run the real CoreDNS behind the agent; in the end no packet of it held a foreign address or name."""
+    directory: Path = tmp_path_factory.mktemp("coredns")
+    # CoreDNS listens on TCP and UDP: the port has to be free for both.
+    with socket.socket() as stream, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        stream.bind(("127.0.0.1", 0))
+        port = stream.getsockname()[1]
+        datagrams.bind(("127.0.0.1", port))
+    kubeconfig = cluster.kubeconfig("admin-token", cluster_agent)
+    (directory / "Corefile").write_text(
+        f".:{port} {{\n bind 127.0.0.1\n errors\n"
+        f" kubernetes cluster.local {{\n  kubeconfig {kubeconfig}\n  ttl 0\n }}\n}}\n"
+    )
+    with (directory / "log").open("wb") as log:
+        argv = [str(cluster.binaries / "coredns"), "-conf", str(directory / "Corefile")]
+        process = subprocess.Popen(argv, cwd=directory, stdout=log, stderr=log)
+    client = Dns(port)
+    try:
+        poll(lambda: client.ask("A", SERVICE), 60, "CoreDNS's first answer")
+        yield client
+    finally:
+        process.kill()
+        process.wait()
+    packets = b"".join(client.answers)
+    for address in FOREIGN:
+        assert ipaddress.ip_address(address).packed not in packets
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "records"),
+    [
+        ("A", SERVICE, ["10.1.0.10", "10.1.0.11"]),
+        ("AAAA", SERVICE, ["fd00:1::10"]),
+        ("A", f"db-0.{SERVICE}", ["10.1.0.10"]),
+        ("AAAA", f"db-0.{SERVICE}", ["fd00:1::10"]),
+        ("A", f"db-1.{SERVICE}", ["10.1.0.11"]),
+        ("A", f"db-9.{SERVICE}", []),
+        ("AAAA", f"db-9.{SERVICE}", []),
+        ("A", f"10-66-0-1.{SERVICE}", []),
+    ],
+)
+def test_names_give_own_pods_only(dns: Dns, kind: str, name: str, records: list[str]) -> None:
+    """The Service's name and pod host names give the own unit's addresses; a foreign pod's name does not exist."""
+    assert dns.ask(kind, name) == records
+
+
+@pytest.mark.parametrize("name", [SERVICE, f"_sql._tcp.{SERVICE}"])
+def test_services_records_name_own_pods_only(dns: Dns, name: str) -> None:
+    """SRV records name the own unit's pods, one per address, with their port."""
+    found = dns.ask("SRV", name)
+    assert found is not None
+    assert set(found) == {f"db-0.{SERVICE}:5432", f"db-1.{SERVICE}:5432"}
+
+
+def test_a_pod_that_went_is_not_named_any_more(dns: Dns, cluster: Any, poll: Any) -> None:
+    """A change of the own unit is followed, one of another unit is not."""
+    for unit, address in (("u2", "10.66.0.9"), ("u1", "10.1.0.12")):
+        obj = cluster.write("GET", f"{SLICES}/db-zone.{unit}-ipv4")
+        obj["endpoints"] = [{"addresses": [address], "conditions": {"ready": True}, "hostname": "db-1"}]
+        cluster.write("PUT", f"{SLICES}/db-zone.{unit}-ipv4", obj)
+    poll(lambda: dns.ask("A", SERVICE) == ["10.1.0.12"])
+    assert dns.ask("A", f"db-0.{SERVICE}") == []
+    assert dns.ask("A", f"db-1.{SERVICE}") == ["10.1.0.12"]

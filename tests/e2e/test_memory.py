@@ -1,0 +1,94 @@
+"""The agent stays small, however large the cluster is around its unit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from sitegrid.kube.client import Client
+from sitegrid.kube.config import load_config
+from sitegrid.kube.resources import ENDPOINTSLICES, SERVICES, Resource
+from sitegrid.lab.clients import wait_until
+from sitegrid.lab.lab import Lab
+from sitegrid.lab.sites import Node, Sites
+from sitegrid.wire.labels import (
+    GRID_UNIQ_KEY,
+    HEADLESS,
+    MANAGED_BY,
+    SERVICE_PROXY_NAME,
+    SITEGRID,
+    UNIT,
+    UNIT_SERVICE_NAME,
+)
+
+LIMIT = 30 * 1024 * 1024
+"""Bytes resident with kube-proxy and CoreDNS attached."""
+WATCHES = 7
+"""Services, EndpointSlices, the node, ServiceCIDRs by kube-proxy; the first two and namespaces by CoreDNS."""
+UNITS, SERVICES_OF_OTHER_KEYS = 3000, 300
+
+
+def unit_slice(number: int) -> dict[str, Any]:
+    """Return a unit slice of another unit."""
+    labels = {UNIT: f"zone.u{number}", UNIT_SERVICE_NAME: "web", GRID_UNIQ_KEY: "zone", MANAGED_BY: SITEGRID}
+    return {
+        "metadata": {
+            "name": f"web-u{number}",
+            "namespace": "default",
+            "labels": {**labels, SERVICE_PROXY_NAME: SITEGRID, HEADLESS: ""},
+        },
+        "addressType": "IPv4",
+        "endpoints": [
+            {"addresses": [f"10.9.{number >> 8}.{number & 255}"], "conditions": {"ready": True}, "nodeName": "far"}
+        ],
+        "ports": [{"name": "", "port": 80, "protocol": "TCP"}],
+    }
+
+
+def service(number: int) -> dict[str, Any]:
+    """Return a grid's Service of another unique key."""
+    labels = {GRID_UNIQ_KEY: "other", SERVICE_PROXY_NAME: SITEGRID}
+    return {
+        "metadata": {"name": f"other-{number}", "namespace": "default", "labels": labels},
+        "spec": {"ports": [{"port": 80}]},
+    }
+
+
+async def pad(kubeconfig: str) -> None:
+    """Create all of them, some at a time."""
+    limit = asyncio.Semaphore(16)
+
+    async def create(client: Client, resource: Resource, obj: dict[str, Any]) -> None:
+        async with limit:
+            await client.create(resource, {"apiVersion": resource.api_version, "kind": resource.kind, **obj})
+
+    async with Client(load_config(kubeconfig)) as client:
+        await asyncio.gather(
+            *(create(client, ENDPOINTSLICES, unit_slice(number)) for number in range(UNITS)),
+            *(create(client, SERVICES, service(number)) for number in range(SERVICES_OF_OTHER_KEYS)),
+        )
+
+
+def resident(lab: Lab) -> int:
+    """Return the agent's resident memory in bytes; 0 while it does not run."""
+    return next(process.memory or 0 for process in lab.status().processes if process.name == "agent@n1")
+
+
+def settled(lab: Lab) -> bool:
+    """Tell whether kube-proxy and CoreDNS watch all that they watch, and the agent's disk has it."""
+    argv = ["curl", "-s", "-m", "5", "http://127.0.0.1:10351/sitegrid/metrics"]
+    lines = lab.run("n1", argv, capture_output=True).stdout.splitlines()
+    return {f"sitegrid_agent_watchers {WATCHES}", "sitegrid_agent_snapshots_unwritten 0"} <= set(lines)
+
+
+def test_the_agent_stays_below_thirty_mebibytes(new_lab: Callable[[str], Lab]) -> None:
+    """Among thousands of other units' slices and other keys' Services, after changes and after a restart."""
+    lab = new_lab("memory")
+    lab.up(Sites((Node("n1", {"zone": "here"}),)))
+    asyncio.run(pad(str(lab.kubeconfig)))
+    for what in ("after the changes", "after a restart"):
+        assert wait_until(lambda: settled(lab))
+        print(f"agent {what}: {resident(lab) / 1024:.0f} KiB")
+        assert resident(lab) <= LIMIT, what
+        lab.process("agent@n1", "restart")

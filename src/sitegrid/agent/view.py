@@ -35,8 +35,8 @@ from sitegrid.wire.selectors import FieldSelector, LabelSelector
 
 LOG_EVENTS: Final = 1000
 LOG_BYTES: Final = 1024 * 1024
-"""What the log of one view may hold, in rendered bytes (an object itself costs as much again); the older half goes when
-it holds more. A burst of 10,000 events left 5.5 MB resident when this was four times as much."""
+"""What the log of one view may hold, in rendered bytes (an object itself costs as much again); the older half goes
+when it holds more. A burst of 10,000 events left 5.5 MB resident when this was four times as much."""
 _SNAPSHOTS: Final = 4
 """Paged lists that one view keeps open at a time."""
 

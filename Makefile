@@ -23,7 +23,7 @@ demo: setup ## the main job on a real local cluster: two YAML files, every site,
 	@$(VENV)/bin/sitegrid demo
 
 test: setup lint ## every test: units, properties, the real control plane, the lab
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP) ## style, strict types, import contracts
 	@$(VENV)/bin/ruff format --check --quiet src tests benchmarks

@@ -32,12 +32,22 @@ spec:
 
 
 @pytest.fixture(scope="session")
-def pods(lab: Lab) -> Iterator[dict[str, str]]:
+def pods(lab: Lab, until: Callable[[Callable[[], bool], str], None]) -> Iterator[dict[str, str]]:
     """Run a pod on every node of the shared lab, behind the Service ``everywhere``; return node → pod address."""
     lab.kubectl("apply", "-f", "-", input=_DAEMONSET)
+    found: dict[str, str] = {}
+
+    def everywhere() -> bool:
+        items = json.loads(lab.kubectl("get", "pods", "-l", "app=everywhere", "-o", "json").stdout)["items"]
+        ready = [
+            item for item in items if item["status"].get("podIP") and "deletionTimestamp" not in item["metadata"]
+        ]
+        found.update((item["spec"]["nodeName"], item["status"]["podIP"]) for item in ready)
+        return found.keys() == {node.name for node in lab.status().nodes}
+
+    until(everywhere, "there is a pod on every node")
     lab.kubectl("rollout", "status", "daemonset/everywhere", "--timeout=60s")
-    items = json.loads(lab.kubectl("get", "pods", "-l", "app=everywhere", "-o", "json").stdout)["items"]
-    yield {item["spec"]["nodeName"]: item["status"]["podIP"] for item in items}
+    yield found
     lab.kubectl("delete", "--wait=false", "-f", "-", input=_DAEMONSET)
 
 

@@ -52,6 +52,11 @@ class NodeAddresses:
         return f"172.31.{1 + (self.index >> 8)}.{self.index & 255}"
 
     @property
+    def lan_mac(self) -> str:
+        """The hardware address of its LAN link: a reboot keeps it, so neighbours need not ask anew."""
+        return f"02:53:47:02:{self.index >> 8:02x}:{self.index & 255:02x}"
+
+    @property
     def wan_mac(self) -> str:
         """The hardware address of its uplink."""
         return f"02:53:47:01:{self.index >> 8:02x}:{self.index & 255:02x}"

@@ -71,7 +71,7 @@ def create_node(node: str, addresses: NodeAddresses, others: Iterable[tuple[str,
     _ip(
         [
             f"netns add {node}",
-            f"link add {lan} type veth peer name lan0 netns {node}",
+            f"link add {lan} type veth peer name lan0 address {addresses.lan_mac} netns {node}",
             f"link set {lan} master lan addrgenmode none up",
             f"link add {wan} type veth peer name wan0 address {addresses.wan_mac} netns {node}",
             f"link set {wan} master wan addrgenmode none up",

@@ -72,10 +72,19 @@ def remove(uid: str) -> None:
 
     The link goes first: the kernel drops a namespace some time later, and the address may be given out before that.
     """
-    if any(name == link_name(uid) for _, name in socket.if_nameindex()):
-        _ip(["link", "delete", link_name(uid)])
+    if _has_link(uid):
+        try:
+            _ip(["link", "delete", link_name(uid)])
+        except NetworkError:
+            # The namespace at its other end may have ended just now and taken it along.
+            if _has_link(uid):
+                raise
     if netns_path(uid).exists():
         _ip(["netns", "delete", netns_path(uid).name])
+
+
+def _has_link(uid: str) -> bool:
+    return any(name == link_name(uid) for _, name in socket.if_nameindex())
 
 
 def prepare_node() -> None:

@@ -74,7 +74,9 @@ def _until(condition: Callable[[], object], what: str) -> None:
 
 
 def _site_of(pod: dict[str, Any]) -> str:
-    node = pod["spec"]["nodeName"]
+    node = pod["spec"].get("nodeName")
+    if node is None:
+        return "not scheduled yet"
     return next(site for site, nodes in SITES.items() if node in nodes)
 
 

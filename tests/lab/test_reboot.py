@@ -22,7 +22,7 @@ def pids(lab: Lab) -> dict[str, int | None]:
 def containers(lab: Lab) -> dict[str, Any]:
     """Return pod address and container of the node's pod."""
     items = json.loads(lab.kubectl("get", "pods", "-l", "app=everywhere", "-o", "json").stdout)["items"]
-    [pod] = [item for item in items if item["spec"]["nodeName"] == "node14"]
+    [pod] = [item for item in items if item["spec"].get("nodeName") == "node14"]
     [status] = pod["status"]["containerStatuses"]
     return {"uid": pod["metadata"]["uid"], "address": pod["status"]["podIP"], "restarts": status["restartCount"],
             "id": status["containerID"], "ready": status["ready"]}  # fmt: skip

@@ -22,8 +22,8 @@ from typing import Any
 
 import pytest
 import yaml
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+
+from sitegrid.lab.pki import service_account_keys
 
 ROOT = Path(__file__).parents[2]
 CONTROLLER_USER = "system:serviceaccount:sitegrid-system:sitegrid-controller"
@@ -85,12 +85,7 @@ class ControlPlane:
 
     def start(self) -> None:
         """Start all and wait until the API server is ready."""
-        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        (self.directory / "sa.key").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
+        (self.directory / "sa.key").write_bytes(service_account_keys().key)
         groups = {"admin": "system:masters", "kcm": "system:masters", CONTROLLER_USER: "system:serviceaccounts"}
         (self.directory / "tokens.csv").write_text(
             "".join(f"{token},{user},{user},{groups[user]}\n" for user, token in self._tokens.items())

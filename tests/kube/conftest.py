@@ -26,6 +26,7 @@ from aiohttp import web
 
 from sitegrid.kube.client import Client
 from sitegrid.kube.config import Config
+from sitegrid.lab.pki import service_account_keys
 
 
 class FakeTimer:
@@ -214,8 +215,7 @@ class ControlPlane:
 
     def start(self) -> None:
         """Start both and wait until the API server is ready."""
-        key = self._directory / "sa.key"
-        subprocess.run(["openssl", "genpkey", "-algorithm", "RSA", "-out", key], check=True, capture_output=True)
+        (self._directory / "sa.key").write_bytes(service_account_keys().key)
         (self._directory / "tokens.csv").write_text(f"{self._token},admin,admin,system:masters\n")
         peer = f"http://127.0.0.1:{_free_port()}"
         self._run(

@@ -565,8 +565,8 @@ class World:
         )
         return self.condition(name, "Degraded")
 
-    def wait_quiet(self, seconds: float = 2.0) -> None:
-        """Wait until the controller has written nothing in this namespace for some seconds."""
+    def wait_quiet(self, seconds: float = 3.5) -> None:
+        """Wait until the controller has written nothing in this namespace for longer than it holds a status back."""
         state = (self.writes(), time.monotonic())
 
         def quiet() -> bool:

@@ -16,7 +16,7 @@ from sitegrid.grid.kinds import DEPLOYMENT
 from sitegrid.grid.observed import Workload, WorkloadCondition, WorkloadSpec, WorkloadStatus
 from sitegrid.grid.plan import Plan
 from sitegrid.grid.problem import Problem
-from sitegrid.grid.status import MAX_MESSAGE, service_status, workload_status
+from sitegrid.grid.status import MAX_MESSAGE, Report, service_status, workload_status
 from sitegrid.grid.units import units_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,9 +41,13 @@ def _status(
     **plan: Any,
 ) -> GridStatus:
     """Return the status after a plan that found `children` and `problems`."""
-    units = units_of("zone", [(f"node-{value}", {"zone": value}) for value in children])
     found = Plan(children=children, problems=problems or {}, **plan)
-    return workload_status(Blueprint(DEPLOYMENT, grid), grid, units, found, failures or {}, now=now)
+    return _report(grid, found, failures=failures or {}, now=now).status
+
+
+def _report(grid: Any, plan: Plan, *, failures: dict[str, Problem] | None = None, now: datetime = NOW) -> Report:
+    units = units_of("zone", [(f"node-{value}", {"zone": value}) for value in plan.children])
+    return workload_status(Blueprint(DEPLOYMENT, grid), grid, units, plan, failures or {}, now=now)
 
 
 def _condition(status: GridStatus, type: str) -> Condition:
@@ -128,6 +132,24 @@ def test_suspended_units_are_told(make_grid: Any) -> None:
     assert (progressing.status, progressing.reason) == ("False", "UnitsSuspended")
     assert progressing.message == "1 of 2 units run the current template; suspended: b"
     assert [(unit.name, unit.state) for unit in status.unit_states] == [("b", "Suspended"), ("a", "Ready")]
+
+
+@pytest.mark.parametrize(
+    ("plan", "moving"),
+    [
+        (Plan(children={"a": _child()}), False),
+        (Plan(children={}), False),
+        (Plan(children={"a": _child(), "b": _child(ready_replicas=1)}), True),
+        (Plan(children={"a": _child(generation=2)}), True),
+        (Plan(children={"a": None}), True),
+        (Plan(children={"a": _child()}, outdated={"a"}), True),
+        (Plan(children={"a": _child()}, outdated={"a"}, suspended={"a"}), False),
+        (Plan(children={"a": None}, outdated={"a"}, problems={"a": Problem("Bad", "it is")}), False),
+    ],
+)
+def test_motion_is_told_from_rest(make_grid: Any, plan: Plan, moving: bool) -> None:
+    """A unit that will be ready by itself is in motion; one with a problem, or suspended, is not."""
+    assert _report(make_grid(), plan).moving is moving
 
 
 def test_names_that_no_unit_has_are_told(make_grid: Any) -> None:

@@ -103,8 +103,8 @@ class Workloads:
         )
         failures = {_unit(retry_key): problem for retry_key, problem in memory.retries.problems().items()}
         # The grid may have got a new status or spec meanwhile; an old spec's status says so by its generation.
-        status = workload_status(memory.blueprint, grid, units, plan, failures, now=self._now())
-        wake = await self._statuses.write(self._resource, self._grids, grid, status)
+        status, moving = workload_status(memory.blueprint, grid, units, plan, failures, now=self._now())
+        wake = await self._statuses.write(self._resource, self._grids, grid, status, moving=moving)
         if len(todo) > MAX_ACTIONS:
             return 0.0
         times = (wake or None, plan.wake_in, memory.retries.next_due())

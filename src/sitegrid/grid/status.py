@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.meta import timestamp
@@ -33,6 +33,14 @@ _State = tuple[Literal["True", "False", "Unknown"], str, str]
 """A condition's status, reason and message."""
 
 
+class Report(NamedTuple):
+    """What there is to tell of a workload grid."""
+
+    status: GridStatus
+    moving: bool
+    """Whether some unit's pods are on their way to what is wanted, so that it will soon be another status."""
+
+
 def workload_status(
     blueprint: Blueprint,
     grid: WorkloadGrid,
@@ -41,12 +49,12 @@ def workload_status(
     failures: Mapping[str, Problem],
     *,
     now: datetime,
-) -> GridStatus:
+) -> Report:
     """Return the status of a workload grid after `plan` was carried out; `failures` by unit, also of leaving ones."""
     found = GridUnits(blueprint.kind, grid, plan, failures)
     states = {READY: _ready(grid, found), PROGRESSING: _progressing(found), DEGRADED: _degraded(found.problems)}
     shown, omitted = bounded_states(found.states())
-    return GridStatus(
+    status = GridStatus(
         observed_generation=grid.metadata.generation,
         units=len(plan.children),
         updated_units=len(found.updated),
@@ -58,6 +66,8 @@ def workload_status(
         unused_templates=unused_templates(grid.spec),
         unknown_units=blueprint.unknown(units),
     )
+    settled = (found.updated & found.ready) | found.suspended | found.problems.keys()
+    return Report(status, bool(found.children.keys() - settled))
 
 
 def service_status(grid: ServiceGrid, units: int, problem: Problem | None, *, now: datetime) -> ServiceGridStatus:

@@ -19,7 +19,7 @@ from sitegrid.controller.queues import GridKey, ServiceKey
 from sitegrid.controller.reporter import Reporter
 from sitegrid.controller.services import Services
 from sitegrid.controller.slices import Slices
-from sitegrid.controller.statuses import Statuses
+from sitegrid.controller.statuses import HOLD, Statuses
 from sitegrid.controller.workloads import Workloads
 from sitegrid.controller.writer import Writer
 from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
@@ -281,15 +281,19 @@ class Controller:
                 assert error.conflict  # tried again by the queue
 
     async def until_rest(self) -> None:
-        """Sync and pass until nothing is written any more."""
+        """Sync and pass until nothing is written any more, also not what was held back."""
+        held = False
         for _ in range(20):
             before = len(self.api.writes)
             collect_garbage(self.api)
             endpoints(self.api)
             self.sync()
             await self.one_pass()
-            if len(self.api.writes) == before:
+            quiet = len(self.api.writes) == before
+            if quiet and held:
                 return
+            held = quiet
+            self.clock += HOLD if held else 0.0
         raise AssertionError(f"no rest: {self.api.writes[-20:]}")
 
 

@@ -1,10 +1,10 @@
-"""Writes the status of grids: only what changed, and no more often than a few times a second per grid (invariant I7).
+"""Writes the status of grids: only what changed, and no more often than a few times a second (invariant I7).
 
-A grid's first status is written at once, and so are what is settled and a new problem; what follows closely is written
-together. While workloads are in motion a status is held back for a moment, since it is about to say something else: a
-change that settles within `HOLD` is one write. Nobody is misled meanwhile: observedGeneration still is the former one,
-and a unit that is not ready is told no later than `HOLD` after it was seen. Held by ``tests/controller/passes/test_statuses.py``
-and, on a real API server, ``tests/controller/test_overrides.py``.
+A grid's first status is written at once, and so are what is settled and a new problem; what follows closely is
+written together. While workloads are in motion a status is held back for a moment, since it is about to say something
+else: a change that settles within `HOLD` is one write. Nobody is misled meanwhile: observedGeneration still is the
+former one, and a unit that is not ready is told no later than `HOLD` after it was seen. Held by
+``tests/controller/passes/test_statuses.py`` and, on a real API server, ``tests/controller/test_overrides.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""When a status is written: settled ones and new problems at once, motion after a moment, and all of it in the end."""
+"""When a status is written: settled ones and new problems at once, motion after a moment, all of it in the end."""
 
 from __future__ import annotations
 

@@ -87,6 +87,20 @@ async def test_a_restart_resumes_instead_of_listing(api: Any, objects: Any, star
 
 
 @pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_restart_does_not_go_back_to_what_was_kept(
+    api: Any, objects: Any, start_agent: Any, lost: bool
+) -> None:
+    """With the API server there, the first answer has what happened since, whether the history is there or lost."""
+    api.put(objects.slices, objects.unit("zone.u1", "10.1.0.2"))
+    api.expired_below = 10**9 if lost else 0
+    await api.start()
+    async with start_agent() as site:
+        _, body = await site.get(objects.slices)
+        assert [item["endpoints"][0]["addresses"] for item in body["items"]] == [["10.9.0.1"], ["10.1.0.2"]]
+
+
+@pytest.mark.usefixtures("kept")
 async def test_units_from_the_disk_end_when_the_api_server_speaks(api: Any, objects: Any, start_agent: Any) -> None:
     """A node that was relabelled meanwhile shows its new unit only."""
     async with start_agent() as site:

@@ -23,7 +23,7 @@ class StubSource:
         self.key = key
         self.objects: dict[str, Item] = {}
         self.rv = 1
-        self.synced = True
+        self.synced = self.listed = True
         self.refusal = None
         self.listeners: list[Any] = []
 
@@ -157,7 +157,7 @@ def test_units_that_come_back_are_shown_again() -> None:
     stage.grid.put(_item("g", 5, "zone.u1"))
     pending = stage.view.key.grid_source({"zone.u2"})
     assert pending is not None
-    stage._acquire(pending).synced = False
+    stage._acquire(pending).synced = stage._acquire(pending).listed = False
     stage.node.units = frozenset({"zone.u2"})
     stage.view.units_changed()
     assert "ns/g" not in stage.view.items

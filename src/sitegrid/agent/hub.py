@@ -47,6 +47,7 @@ class Hub:
         self._sources: dict[SourceKey, tuple[Source, list[int]]] = {}
         self._views: dict[ViewKey, View] = {}
         self._timers: dict[ViewKey, asyncio.TimerHandle] = {}
+        self._unit_changes = 0
         self.node = NodeUnits(node_name, self._acquire(node_source_key(node_name)), self._units_changed)
 
     def _acquire(self, key: SourceKey) -> Source:
@@ -69,6 +70,8 @@ class Hub:
             self._metrics,
             authorization=authorization,
             stored=self._disk.load(key),
+            # After a relabelling what was kept for these units may be older than what clients have been shown since.
+            resume=self._unit_changes < 2,
             keep=self._disk.keep,
         )
 
@@ -91,6 +94,7 @@ class Hub:
                 source.wan_lost()
 
     def _units_changed(self) -> None:
+        self._unit_changes += 1  # The first is that they are known at all.
         self._metrics.set("units", len(self.node.units))
         for view in list(self._views.values()):
             view.units_changed()

@@ -7,7 +7,7 @@ differences. Listeners are called synchronously and in order; they must not bloc
 
 Its whole state is `objects` and `rv`, so that it can be kept on a disk: `keep` is called when that has changed, and a
 source can begin with what was `stored`. That is shown as soon as it is clear that it is the best there is: when the
-API server has taken up the watch where it ended, or cannot be reached.
+API server has taken up the watch where it ended and said what was missed, or cannot be reached.
 
 A source with an `identity` asks with a client's credential instead of the agent's, for that client only. When the API
 server refuses that credential, what it once gave for it is shown no more.
@@ -45,6 +45,9 @@ _BOOKMARKED_SECONDS: Final = 600.0
 """A newer resourceVersion alone is kept this often: it need only be young enough to be resumed from."""
 _LOST_HISTORY: Final = (410, 504)
 """Expired, or a resourceVersion that is not there yet (after the API server's data were set back): list anew."""
+_SETTLE: Final = 0.25
+"""Seconds after the head of a watch for what it resumes with to arrive: lost history, or the events that were missed.
+The API server sends them at once and does not say where they end."""
 SILENCE: Final = 150.0
 """Seconds without a byte after which a watch is given up: bookmarks come about once a minute."""
 _LIST_SILENCE: Final = 60.0
@@ -102,7 +105,8 @@ class Source:
     """Keeps `objects` (key → item) like the API server's; `refusal` is its last refusal while not synced.
 
     `authorization` is the client's Authorization header where the key has an identity. `keep` is called when there is
-    something new to be kept, or (not `synced`) when nothing may be kept any more.
+    something new to be kept, or (not `synced`) when nothing may be kept any more. What was `stored` is the place to
+    `resume` from, or only what there is to show if the API server cannot be reached.
     """
 
     def __init__(
@@ -113,12 +117,15 @@ class Source:
         *,
         authorization: str = "",
         stored: Stored | None = None,
+        resume: bool = True,
         keep: Callable[[Source], None] = _keep_nothing,
     ) -> None:
         self.key = key
         self.objects: dict[str, Item] = stored.objects if stored is not None else {}
         self.rv = stored.rv if stored is not None else 0
         self.synced = False
+        self.listed = False
+        """The API server has given the whole state to this process; what was stored may be older than that."""
         self.refusal: Refused | None = None
         self.listeners: list[Listener] = []
         self._upstream = upstream
@@ -127,7 +134,7 @@ class Source:
         self._keep = keep
         self._kept_at = 0.0
         self._hidden = stored is not None
-        self._current = stored is not None
+        self._current = stored is not None and resume
         self._streaming_lists = True
         self._incoming: dict[str, Item] | None = None
         self._pause = _FIRST_PAUSE
@@ -277,7 +284,7 @@ class Source:
             parameters["resourceVersion"] = str(self.rv)
         exchange = await self._open(parameters, self._accept(self.key.codec.stream_media_type))
         self.refusal = None
-        self._reveal()
+        settled = asyncio.get_running_loop().call_later(_SETTLE, self._reveal)
         frames = self.key.codec.frames()
         self._incoming = {} if initial else None
         try:
@@ -289,6 +296,7 @@ class Source:
             if self._incoming is not None:
                 raise UpstreamError("the streaming list ended early")
         finally:
+            settled.cancel()
             self._incoming = None
             exchange.close()
 
@@ -332,7 +340,7 @@ class Source:
         """Take over a complete list and tell what differs."""
         known, self.objects = self.objects, found
         first = not self.synced
-        self.synced = self._current = True
+        self.synced = self.listed = self._current = True
         self._hidden = False
         self.refusal = None
         # A complete list is never older than what was known, unless the API server's data were set back.

@@ -167,9 +167,14 @@ class View:
             source = self._acquire(wanted)
             source.listeners.append(self)
             self._next_grid = source
-            if source.synced:
-                self._switch(source)
+            self._switch_to_next()
         self._become_ready()
+
+    def _switch_to_next(self) -> None:
+        """Read from the next grid source when it can be: one from the disk may lack what clients were shown since."""
+        source = self._next_grid
+        if source is not None and (source.listed if self.ready else source.synced):
+            self._switch(source)
 
     def _switch(self, source: Source | None) -> None:
         """Read from another grid source from now on, and tell the difference."""
@@ -188,8 +193,7 @@ class View:
 
     def source_progressed(self, source: Source) -> None:
         """A source synced, was refused, or got a newer resourceVersion."""
-        if source is self._next_grid and source.synced:
-            self._switch(source)
+        self._switch_to_next()
         self._become_ready()
 
     def _become_ready(self) -> None:

@@ -1,0 +1,59 @@
+"""Sequences of faults that were once answered wrongly, found by `test_statemachine` and replayed here for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+GRID = {"tkeedge.io/grid-uniq-key": "zone", "service.kubernetes.io/service-proxy-name": "sitegrid"}
+
+
+@pytest.fixture
+def site(simulation: Any) -> Iterator[Any]:
+    """Give a simulated site whose node is in u3 and r1, with every client at rest."""
+    site = simulation.make()
+    site.network.put(simulation.obj(simulation.nodes, "", "n1", {"zone": "u3", "rack": "r1"}))
+    site.rest()
+    yield site
+    site.close()
+
+
+def _relabel(site: Any, words: Any, **labels: str) -> None:
+    site.network.put(words.obj(words.nodes, "", "n1", labels))
+    site.relabelled()
+
+
+def _put_unit_slice(site: Any, words: Any, name: str, unit: str, address: str) -> None:
+    labels = {
+        **GRID,
+        "tkeedge.io/unit": unit,
+        "tkeedge.io/service-name": "web",
+        "service.kubernetes.io/headless": "",
+        "endpointslice.kubernetes.io/managed-by": "sitegrid",
+    }
+    site.network.put(words.obj(words.slices, "a", name, labels, address))
+    site.step()
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_node_that_returns_to_a_unit_keeps_what_stayed(site: Any, simulation: Any, lost: bool, cut: bool) -> None:
+    """What the disk has of the former units is older than what clients were shown of the unit that stayed.
+
+    The view went back to it and told a deletion, then forward again. With the WAN cut it must not go back either.
+    """
+    _relabel(site, simulation, zone="u1", rack="r1")
+    site.rest()
+    _put_unit_slice(site, simulation, "web-rack.r1", "rack.r1", "10.4.0.1")
+    site.rest()
+    if lost:
+        site.network.forget_history()
+    _relabel(site, simulation, zone="u3", rack="r1")
+    if cut:
+        site.loop.call_soon(lambda: setattr(site.network, "refusing", True))
+    site.step()
+    site.loop.advance(3)
+    site.step()
+    site.rest()

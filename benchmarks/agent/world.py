@@ -1,6 +1,6 @@
 """The objects of the benchmark's cluster, as Kubernetes and sitegrid would have written them.
 
-Pure but for random uids: manifests in, manifests out; `stage.py` sends them. Each Service has its endpoints of all
+Pure but for random uids; `stage.py` sends them. Each Service has its endpoints of all
 units in slices of a hundred, with everything that the endpointslice controller puts there. The unit slices come from
 `sitegrid.grid.slices`, the function that the controller runs. Invariant: an address is used once, so that a rule for
 it can only come from the change that brought it.
@@ -21,7 +21,7 @@ from sitegrid.api.meta import ObjectMeta
 from sitegrid.grid.applied import annotated, applied_hash
 from sitegrid.grid.observed import EndpointSlice, Service
 from sitegrid.grid.service import wanted_service
-from sitegrid.grid.slices import ENDPOINTSLICE_CONTROLLER, manifest, wanted_slices
+from sitegrid.grid.slices import ENDPOINTSLICE_CONTROLLER, wanted_slices
 from sitegrid.wire.labels import MANAGED_BY, SERVICE_NAME
 
 Manifest = dict[str, Any]
@@ -64,7 +64,7 @@ class Change:
 
     source: Manifest
     """The Service's own slice, without a resourceVersion."""
-    unit_slice: Manifest
+    unit_slice: EndpointSlice
     address: str
 
 
@@ -146,14 +146,13 @@ class World:
         """Return those of `addresses` that are not, and never were, of an endpoint in `unit`."""
         return [address for address in addresses if self._units.get(address) != unit]
 
-    def unit_slices(self, service: str) -> list[Manifest]:
+    def unit_slices(self, service: str) -> list[EndpointSlice]:
         """Return the unit slices of a Service whose `sources` were made."""
         return self._regroup(service, self._sources[service])
 
-    def _regroup(self, service: str, sources: list[Manifest]) -> list[Manifest]:
+    def _regroup(self, service: str, sources: list[Manifest]) -> list[EndpointSlice]:
         observed = msgspec.convert(sources, list[EndpointSlice])
-        wanted = wanted_slices(self._services[service], KEY, observed, self._unit_of_node)
-        return [manifest(item) for item in wanted]
+        return wanted_slices(self._services[service], KEY, observed, self._unit_of_node)
 
     def replace_pod(self, service: str, unit: int) -> Change:
         """Replace the first of the unit's pods."""

@@ -100,7 +100,7 @@ async def test_killed_after_each_single_write(world: Any, wait_for: Any, alone: 
     await asyncio.to_thread(world.plane.apply, world.deployment_grid(), world.service_grid())
     world.pod("p1", one, "10.244.1.1")
     world.pod("p2", two, "10.244.2.1")
-    selector = "endpointslice.kubernetes.io/managed-by=sitegrid"
+    selector = "endpointslice.kubernetes.io/managed-by=sitegrid,tkeedge.io/unit"
 
     def complete() -> bool:
         conditions = (world.condition(), world.condition(kind="sg"))

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.cluster
 def _unit_slices(world: Any) -> dict[str, set[str]]:
     """Return the addresses by unit id."""
     found: dict[str, set[str]] = {}
-    selector = "endpointslice.kubernetes.io/managed-by=sitegrid"
+    selector = "endpointslice.kubernetes.io/managed-by=sitegrid,tkeedge.io/unit"
     for item in world.plane.objects("endpointslices", world.namespace, selector):
         addresses = found.setdefault(item["metadata"]["labels"]["tkeedge.io/unit"], set())
         addresses.update(address for endpoint in item["endpoints"] for address in endpoint["addresses"])
@@ -94,6 +94,31 @@ def test_edited_unit_slice_is_repaired(world: Any, wait_for: Any) -> None:
     world.plane.kubectl("replace", "-f", "-", manifest=item)
     wanted = {f"{world.key}.one": {"10.244.1.1"}}
     wait_for(lambda: _unit_slices(world) == wanted, "the slice as it was", dump=world.dump)
+
+
+def test_unit_slice_carries_no_managed_fields(world: Any, wait_for: Any) -> None:
+    """What nobody reads does not cross a WAN with every slice: not at first, not after changes, not after edits."""
+
+    def written(ready: str) -> Any:
+        labels = "endpointslice.kubernetes.io/managed-by=sitegrid"
+        for item in world.plane.objects("endpointslices", world.namespace, labels):
+            metadata = item["metadata"]
+            found = [address for endpoint in item["endpoints"] or () for address in endpoint["addresses"]]
+            if found == [ready] and "managedFields" not in metadata and "tkeedge.io/unit" in metadata["labels"]:
+                return metadata
+        return None
+
+    one = world.node("a", "one")
+    world.plane.apply(world.service_grid())
+    world.pod("p1", one, "10.244.1.1")
+    wait_for(lambda: written("10.244.1.1"), "the unit slice", dump=world.dump)
+    world.pod("p2", one, "10.244.1.2")
+    world.plane.kubectl("delete", "pod", "p1", "-n", world.namespace, "--force", "--grace-period=0")
+    wait_for(lambda: written("10.244.1.2"), "the changed slice", dump=world.dump)
+    name = written("10.244.1.2")["name"]
+    world.plane.kubectl("label", "endpointslice", name, "-n", world.namespace, "tkeedge.io/unit-")
+    world.plane.kubectl("annotate", "endpointslice", name, "-n", world.namespace, "who=me")
+    wait_for(lambda: written("10.244.1.2"), "the slice as it was", dump=world.dump)
 
 
 def test_orphaned_service_has_no_unit_slices(world: Any, wait_for: Any) -> None:

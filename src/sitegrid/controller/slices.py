@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from sitegrid.api.grids import ServiceGrid
 from sitegrid.controller.cluster import SOURCE, UNIT_SLICE, Cluster, decode, service_index
 from sitegrid.controller.queues import ServiceKey
-from sitegrid.controller.writer import Writer
+from sitegrid.controller.writer import Manifest, Writer
 from sitegrid.grid.observed import EndpointSlice, Node, Service
 from sitegrid.grid.reachability import carry_over, find_holds, silenced
-from sitegrid.grid.slices import manifest, unchanged, wanted_slices
+from sitegrid.grid.slices import unchanged, unselected, untracked, wanted_slices
 from sitegrid.kube.errors import ApiError
 from sitegrid.kube.resources import ENDPOINTSLICES, NODES
 
@@ -50,7 +50,7 @@ class Slices:
             await self._refresh(nodes)
             present, wanted, again = self._look(key, index)
         writes = [
-            self._apply(item, present.get(name))
+            self._write(item, present.get(name))
             for name, item in wanted.items()
             if name not in present or not unchanged(item, present[name])
         ]
@@ -108,12 +108,19 @@ class Slices:
         grid = self._cluster.service_grids.get(service.metadata.namespace, owner.name)
         return grid if grid is not None and grid.metadata.uid == owner.uid else None
 
-    async def _apply(self, item: EndpointSlice, present: EndpointSlice | None) -> None:
+    async def _write(self, item: EndpointSlice, present: EndpointSlice | None) -> None:
+        """Make `present` what `item` says, without managedFields: they would be two fifths of it on every WAN.
+
+        They can be taken off only with a change of the object, so a new one is first made as nobody selects it.
+        """
         if present is None:
-            answer = await self._writer.create(ENDPOINTSLICES, manifest(item))
-        else:
-            answer = await self._writer.update(ENDPOINTSLICES, manifest(item), present.metadata.uid)
-        self._cluster.slices.wrote(decode(answer, EndpointSlice))
+            present = self._wrote(await self._writer.make(ENDPOINTSLICES, unselected(item)))
+        self._wrote(await self._writer.merge(ENDPOINTSLICES, present.metadata, untracked(item)))
+
+    def _wrote(self, answer: Manifest) -> EndpointSlice:
+        item: EndpointSlice = decode(answer, EndpointSlice)
+        self._cluster.slices.wrote(item)
+        return item
 
     async def _delete(self, item: EndpointSlice) -> None:
         await self._writer.delete(ENDPOINTSLICES, item.metadata)

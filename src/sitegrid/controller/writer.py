@@ -1,4 +1,4 @@
-"""All writes to the API server: server-side apply with one field manager, and deletes with preconditions.
+"""All writes to the API server: server-side apply (one field manager), patches and deletes with preconditions.
 
 Workloads, services and slices decide, this carries out; it bounds how much is under way at once and counts
 everything. Invariant I3: an object that exists is only ever forced where the caller gives the uid of the object it

@@ -87,7 +87,7 @@ def unchanged(wanted: EndpointSlice, observed: EndpointSlice) -> bool:
 
 
 def manifest(item: EndpointSlice) -> dict[str, Any]:
-    """Return the wanted slice as it is applied."""
+    """Return the wanted slice as an object."""
     owner = item.metadata.owner_references[0]
     return {
         "apiVersion": "discovery.k8s.io/v1",
@@ -104,6 +104,22 @@ def manifest(item: EndpointSlice) -> dict[str, Any]:
         "endpoints": msgspec.to_builtins(item.endpoints),
         "ports": msgspec.to_builtins(item.ports),
     }
+
+
+def unselected(item: EndpointSlice) -> dict[str, Any]:
+    """Return the slice as it is created: without unit and endpoints, so that no agent is sent it yet."""
+    made = manifest(item)
+    labels = {name: value for name, value in item.metadata.labels.items() if name != UNIT}
+    return {**made, "metadata": {**made["metadata"], "labels": labels}, "endpoints": []}
+
+
+def untracked(item: EndpointSlice) -> dict[str, Any]:
+    """Return the slice as a change that takes its managedFields off; they stay off while nobody applies to it.
+
+    One empty entry says so (Server-Side Apply, "Clearing managedFields"); a create is tracked in spite of it.
+    """
+    made = manifest(item)
+    return {**made, "metadata": {**made["metadata"], "managedFields": [{}]}}
 
 
 def _add(group: dict[tuple[str, ...], Endpoint], endpoint: Endpoint) -> None:

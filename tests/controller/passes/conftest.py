@@ -56,7 +56,17 @@ class FakeApi:
 
     async def create(self, resource: Resource, obj: Manifest, *, field_manager: str | None = None) -> Manifest:
         """Create what does not exist."""
-        raise AssertionError("children are applied")
+        assert resource.plural == "endpointslices"  # children are applied
+        name = obj["metadata"]["name"]
+        self._alive()
+        if (error := self.refuse("create", name)) is not None:
+            raise error
+        if (resource.plural, name) in self.objects:
+            raise ApiError(409, "AlreadyExists", f"{name} exists")
+        managed = [{"manager": field_manager, "operation": "Update"}]
+        self.put(resource.plural, {**obj, "metadata": {**obj["metadata"], "managedFields": managed}})
+        self._wrote(f"create {resource.plural} {name}")
+        return copy.deepcopy(self.objects[resource.plural, name])
 
     async def apply(
         self,
@@ -95,7 +105,7 @@ class FakeApi:
         return copy.deepcopy(self.objects[key])
 
     async def patch(self, resource: Resource, name: str, patch: Manifest, namespace: str | None = None) -> Manifest:
-        """Merge patch of annotations or of templatePool, with its preconditions."""
+        """Merge patch, with its preconditions."""
         self._alive()
         if (error := self.refuse("patch", name)) is not None:
             raise error
@@ -104,12 +114,11 @@ class FakeApi:
         for field in ("uid", "resourceVersion"):
             if found["metadata"][field] != metadata[field]:
                 raise ApiError(409, "Conflict", f"{field} differs")
-        annotations = {**found["metadata"].get("annotations", {}), **metadata.get("annotations", {})}
-        found["metadata"]["annotations"] = {key: value for key, value in annotations.items() if value is not None}
-        for entry in patch.get("spec", {}).get("templatePool", {}):
-            del found["spec"]["templatePool"][entry]
+        found = _merge_patch(found, patch)
+        if found["metadata"].get("managedFields") == [{}]:
+            del found["metadata"]["managedFields"]
         self.put(resource.plural, found)
-        self._wrote(f"{'patch' if 'spec' in patch else 'annotate'} {resource.plural} {name}")
+        self._wrote(f"{'annotate' if patch.keys() == {'metadata'} else 'patch'} {resource.plural} {name}")
         return copy.deepcopy(self.objects[resource.plural, name])
 
     async def delete(
@@ -198,6 +207,19 @@ class FakeApi:
 
 def _fields(value: Any) -> Manifest:
     return {f"f:{name}": _fields(item) for name, item in value.items()} if isinstance(value, dict) else {}
+
+
+def _merge_patch(value: Any, patch: Any) -> Any:
+    """Return what RFC 7386 makes of `value`."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(value) if isinstance(value, dict) else {}
+    for name, change in patch.items():
+        if change is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = _merge_patch(merged.get(name), change)
+    return merged
 
 
 def _comparable(obj: Manifest) -> Manifest:

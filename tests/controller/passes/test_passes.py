@@ -23,16 +23,17 @@ def _article(scene: Any) -> None:
 
 
 async def test_expected_writes(scene: Any, new_controller: Make) -> None:
-    """A child per unit, one Service, a slice per unit, each written once, and a status per grid."""
+    """A child per unit, one Service, a slice per unit (made, then shown), and a status per grid."""
     _article(scene)
     await new_controller(scene).until_rest()
     kinds = [write.split()[:2] for write in scene.api.writes]
     assert kinds.count(["apply", "deployments"]) == 2
     assert kinds.count(["apply", "services"]) == 1
-    assert kinds.count(["apply", "endpointslices"]) == 2
+    assert kinds.count(["create", "endpointslices"]) == 2
+    assert kinds.count(["patch", "endpointslices"]) == 2
     assert kinds.count(["status", "deploymentgrids"]) == 1
     assert kinds.count(["status", "servicegrids"]) == 1
-    assert len(kinds) == 7
+    assert len(kinds) == 9
 
 
 async def test_second_pass_on_stale_stores_writes_nothing(scene: Any, new_controller: Make) -> None:
@@ -146,6 +147,25 @@ async def test_any_order_of_events_comes_to_the_same(new_scene: Make, new_contro
     got, wanted = scene.result(), fresh.result()
     for kind in ("deployments", "services", "slices"):
         assert got[kind] == wanted[kind]
+
+
+async def test_newer_slice_is_not_overwritten(scene: Any, new_controller: Make) -> None:
+    """A unit slice that is not what the store has, a namesake perhaps, is written once the store has seen it."""
+    _article(scene)
+    controller = new_controller(scene)
+    await controller.until_rest()
+    (name, *_) = (name for name, item in scene.api.of("endpointslices").items() if "tkeedge.io/unit" in
+                  item["metadata"]["labels"])  # fmt: skip
+    item = scene.api.of("endpointslices")[name]
+    del scene.api.objects["endpointslices", name]
+    scene.api.put("endpointslices", {**item, "metadata": {**item["metadata"], "uid": "another"}})
+    newer = scene.api.of("endpointslices")[name]
+    scene.api.put("nodes", {"metadata": {"name": "node12", "labels": {}}})
+    controller.sync("nodes")
+    await controller.one_pass()
+    assert scene.api.of("endpointslices")[name] == newer
+    await controller.until_rest()
+    assert scene.api.of("endpointslices")[name]["endpoints"] != newer["endpoints"]
 
 
 async def test_one_units_refusal_stops_no_other(scene: Any, new_controller: Make) -> None:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 NAMESPACE = "headless"
 SLICES = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
 SERVICE = f"db.{NAMESPACE}.svc.cluster.local"
-TYPES = {"A": 1, "AAAA": 28, "SRV": 33}
+TYPES = {"A": 1, "PTR": 12, "AAAA": 28, "SRV": 33}
 FOREIGN = ("10.66.0.1", "10.66.0.9", "fd00:66::1")
 
 
@@ -30,6 +30,14 @@ def _slice(objects: Any, unit: str, family: str, hosts: dict[str, str]) -> dict[
     ]
     ports = [{"name": "sql", "port": 5432, "protocol": "TCP"}]
     return {**obj, "addressType": family, "endpoints": endpoints, "ports": ports}
+
+
+def _aliases(objects: Any, unit: str, family: str, hosts: dict[str, str]) -> dict[str, Any]:
+    """Return the slice in which the controller puts a StatefulSetGrid's pods under their common names."""
+    obj = _slice(objects, unit, family, hosts)
+    obj["metadata"]["name"] += "-aliases"
+    obj["metadata"]["labels"]["tkeedge.io/aliases"] = ""
+    return {**obj, "ports": []}
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +56,9 @@ def scene(cluster: Any, objects: Any) -> None:
         _slice(objects, "zone.u1", "IPv6", {"db-0": "fd00:1::10"}),
         _slice(objects, "zone.u2", "IPv4", {"db-0": "10.66.0.1", "db-9": "10.66.0.9"}),
         _slice(objects, "zone.u2", "IPv6", {"db-0": "fd00:66::1"}),
+        _aliases(objects, "zone.u1", "IPv4", {"grid-0": "10.1.0.10", "grid-1": "10.1.0.11"}),
+        _aliases(objects, "zone.u1", "IPv6", {"grid-0": "fd00:1::10"}),
+        _aliases(objects, "zone.u2", "IPv4", {"grid-0": "10.66.0.1", "grid-9": "10.66.0.9"}),
     ):
         cluster.write("POST", SLICES, obj)
 
@@ -98,6 +109,8 @@ def _record(packet: bytes, position: int, length: int, kind: str) -> str:
     if kind == "SRV":
         (port,) = struct.unpack(">H", packet[position + 4 : position + 6])
         return f"{_name(packet, position + 6)[0]}:{port}"
+    if kind == "PTR":
+        return _name(packet, position)[0]
     return str(ipaddress.ip_address(packet[position : position + length]))
 
 
@@ -113,7 +126,7 @@ def dns(scene: None, cluster: Any, cluster_agent: str, poll: Any, tmp_path_facto
     kubeconfig = cluster.kubeconfig("admin-token", cluster_agent)
     (directory / "Corefile").write_text(
         f".:{port} {{\n bind 127.0.0.1\n errors\n"
-        f" kubernetes cluster.local {{\n  kubeconfig {kubeconfig}\n  ttl 0\n }}\n}}\n"
+        f" kubernetes cluster.local in-addr.arpa {{\n  kubeconfig {kubeconfig}\n  ttl 0\n }}\n}}\n"
     )
     with (directory / "log").open("wb") as log:
         argv = [str(cluster.binaries / "coredns"), "-conf", str(directory / "Corefile")]
@@ -141,16 +154,22 @@ def dns(scene: None, cluster: Any, cluster_agent: str, poll: Any, tmp_path_facto
         ("A", f"db-9.{SERVICE}", []),
         ("AAAA", f"db-9.{SERVICE}", []),
         ("A", f"10-66-0-1.{SERVICE}", []),
+        ("A", f"grid-0.{SERVICE}", ["10.1.0.10"]),
+        ("AAAA", f"grid-0.{SERVICE}", ["fd00:1::10"]),
+        ("A", f"grid-1.{SERVICE}", ["10.1.0.11"]),
+        ("A", f"grid-9.{SERVICE}", []),
+        ("PTR", "11.0.1.10.in-addr.arpa", [f"db-1.{SERVICE}", f"grid-1.{SERVICE}"]),
+        ("SRV", f"db-0.{SERVICE}", [f"db-0.{SERVICE}:5432"]),
     ],
 )
 def test_names_give_own_pods_only(dns: Dns, kind: str, name: str, records: list[str]) -> None:
-    """The Service's name and pod host names give the own unit's addresses; a foreign pod's name does not exist."""
+    """The Service's name, pod host names and aliases give the own unit's addresses; foreign names do not exist."""
     assert dns.ask(kind, name) == records
 
 
 @pytest.mark.parametrize("name", [SERVICE, f"_sql._tcp.{SERVICE}"])
 def test_services_records_name_own_pods_only(dns: Dns, name: str) -> None:
-    """SRV records name the own unit's pods, one per address, with their port."""
+    """SRV records name the own unit's pods by their real names alone, one per address, with their port."""
     found = dns.ask("SRV", name)
     assert found is not None
     assert set(found) == {f"db-0.{SERVICE}:5432", f"db-1.{SERVICE}:5432"}
@@ -162,6 +181,8 @@ def test_a_pod_that_went_is_not_named_any_more(dns: Dns, cluster: Any, poll: Any
         obj = cluster.write("GET", f"{SLICES}/db-zone.{unit}-ipv4")
         obj["endpoints"] = [{"addresses": [address], "conditions": {"ready": True}, "hostname": "db-1"}]
         cluster.write("PUT", f"{SLICES}/db-zone.{unit}-ipv4", obj)
+    cluster.write("DELETE", f"{SLICES}/db-zone.u1-ipv4-aliases")
     poll(lambda: dns.ask("A", SERVICE) == ["10.1.0.12"])
+    poll(lambda: dns.ask("A", f"grid-0.{SERVICE}") == [])
     assert dns.ask("A", f"db-0.{SERVICE}") == []
     assert dns.ask("A", f"db-1.{SERVICE}") == ["10.1.0.12"]

@@ -12,16 +12,20 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 
 from sitegrid.api.grids import ServiceGrid
+from sitegrid.api.workloads import StatefulSetGrid
 from sitegrid.controller.cluster import SOURCE, UNIT_SLICE, Cluster, decode, service_index
 from sitegrid.controller.queues import ServiceKey
 from sitegrid.controller.writer import Manifest, Writer
+from sitegrid.grid.aliases import GridSet
 from sitegrid.grid.observed import EndpointSlice, Node, Service
 from sitegrid.grid.reachability import carry_over, find_holds, silenced
 from sitegrid.grid.slices import unchanged, unselected, untracked, wanted_slices
 from sitegrid.kube.errors import ApiError
 from sitegrid.kube.resources import ENDPOINTSLICES, NODES
+from sitegrid.wire.labels import UNIT
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +103,15 @@ class Slices:
             find_holds(units, self._cluster.reaches.unsettled(), by_node, now),
         )
         again = None if carried.until is None else max(0.0, (carried.until - now).total_seconds())
-        return wanted_slices(service, unique_key, carried.sources, by_node), again
+        find_set = partial(self._find_set, key.namespace)
+        return wanted_slices(service, unique_key, carried.sources, by_node, find_set), again
+
+    def _find_set(self, namespace: str, name: str) -> GridSet | None:
+        child = self._cluster.workloads[StatefulSetGrid.KIND].children.get(namespace, name)
+        owner = child.metadata.controller() if child is not None else None
+        if child is None or owner is None or owner.kind != StatefulSetGrid.KIND:
+            return None
+        return GridSet(owner.name, child.metadata.labels.get(UNIT, ""))
 
     def _grid_of(self, service: Service | None) -> ServiceGrid | None:
         owner = service.metadata.controller() if service is not None else None

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.nodeunits import NodeUnit
-from sitegrid.api.workloads import WorkloadGrid
+from sitegrid.api.workloads import StatefulSetGrid, WorkloadGrid
 from sitegrid.controller.cluster import KEY, OWNER, Cluster, changed_declarations, changed_labels
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey
 from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
@@ -38,6 +38,7 @@ class Triggers:
         for kind, stores in cluster.workloads.items():
             stores.grids.store.add_handler(partial(self._workload_grid, kind))
             stores.children.store.add_handler(partial(self._child, kind))
+        cluster.workloads[StatefulSetGrid.KIND].children.store.add_handler(self._stateful_set)
         for companions in cluster.companions.values():
             companions.store.add_handler(self._companion)
         cluster.service_grids.store.add_handler(self._service_grid)
@@ -151,6 +152,20 @@ class Triggers:
             name = meta.labels.get(GRID, "")
             if new is None and (owner is None or label_value(owner.name) != name):
                 self.queues.grids.add_after(GridKey(kind, meta.namespace, name), delay)
+
+    def _stateful_set(self, old: Workload | None, new: Workload | None) -> None:
+        """Add the slices in which its pods have their grid's name, when that is another or none now."""
+        if self.queues is None or old is None or new is None:
+            return
+        owners = (old.metadata.controller(), new.metadata.controller())
+        if owners[0] == owners[1]:
+            return
+        grids = self._cluster.workloads[StatefulSetGrid.KIND].grids
+        for owner in owners:
+            grid = grids.get(new.metadata.namespace, owner.name) if owner is not None else None
+            if grid is not None:
+                for service_grid in self._cluster.service_grids.store.by_index(KEY, grid.spec.grid_uniq_key):
+                    self._slices_of(service_grid)
 
 
 def _edited(old: Companion, new: Companion) -> bool:

@@ -39,7 +39,7 @@ import msgspec
 from sitegrid.api.meta import parse_timestamp
 from sitegrid.grid.observed import Endpoint, EndpointSlice, Node
 from sitegrid.grid.units import Units
-from sitegrid.wire.labels import UNIT, unit_id
+from sitegrid.wire.labels import ALIASES, UNIT, unit_id
 
 STAGGER: Final = timedelta(seconds=20)
 """How long after a node went away the other nodes of its site may follow, if it was their common WAN: kubelets renew
@@ -209,11 +209,15 @@ def _is_ready(endpoint: Endpoint) -> bool:
 def _former(
     key: str, unit_slices: Iterable[EndpointSlice], unit_of_node: Mapping[str, str], holds: Mapping[str, Hold]
 ) -> list[tuple[EndpointSlice, Endpoint]]:
-    """Return the endpoints of held nodes that are in the slices of the unit that their node is in now (I1)."""
+    """Return the endpoints of held nodes that are in the slices of the unit that their node is in now (I1).
+
+    Aliases are left out: they follow from the endpoints that they stand for.
+    """
     ids = {node: unit_id(key, unit_of_node[node]) for node in holds}
     return [
         (item, endpoint)
         for item in unit_slices
+        if ALIASES not in item.metadata.labels
         for endpoint in item.endpoints or ()
         if endpoint.node_name in ids and ids[endpoint.node_name] == item.metadata.labels.get(UNIT)
     ]

@@ -10,14 +10,16 @@ Held by ``tests/grid/test_slices.py``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from sitegrid.api.meta import ObjectMeta, OwnerReference
+from sitegrid.grid.aliases import FindSet, alias_of
 from sitegrid.grid.names import MAX_NAME
 from sitegrid.grid.observed import Endpoint, EndpointPort, EndpointSlice, Service
 from sitegrid.wire.labels import (
+    ALIASES,
     GRID_UNIQ_KEY,
     HEADLESS,
     HEADLESS_SERVICE,
@@ -37,8 +39,20 @@ MAX_ENDPOINTS: Final = 1000
 ENDPOINTSLICE_CONTROLLER: Final = "endpointslice-controller.k8s.io"
 """Value of the managed-by label on the slices that Kubernetes makes for a Service with a selector."""
 
-_Group = tuple[str, str, tuple[EndpointPort, ...]]
-"""Unit value, address type, ports: what the endpoints of one slice have in common."""
+
+class _Group(NamedTuple):
+    """What the endpoints of one slice have in common."""
+
+    unit: str
+    """The unit's value."""
+    address_type: str
+    ports: tuple[EndpointPort, ...]
+    aliases: bool = False
+    """Whether they are pods under their aliases."""
+
+
+_Endpoints = dict[tuple[str, ...], Endpoint]
+"""Endpoints by their addresses."""
 
 
 def is_source(item: EndpointSlice) -> bool:
@@ -53,25 +67,62 @@ def is_unit_slice(item: EndpointSlice) -> bool:
     return labels.get(MANAGED_BY) == SITEGRID and UNIT_SERVICE_NAME in labels
 
 
+def _no_set(name: str) -> None:
+    """Find no StatefulSet."""
+
+
 def wanted_slices(
-    service: Service, key: str, sources: Iterable[EndpointSlice], unit_of_node: Mapping[str, str]
+    service: Service,
+    key: str,
+    sources: Iterable[EndpointSlice],
+    unit_of_node: Mapping[str, str],
+    find_set: FindSet = _no_set,
 ) -> list[EndpointSlice]:
-    """Return the unit slices of `service` for the unique key `key`, from its own slices and the nodes' units."""
-    groups: dict[_Group, dict[tuple[str, ...], Endpoint]] = {}
-    for source in sources:
-        ports = tuple(sorted(source.ports or (), key=_port_order))
-        for endpoint in source.endpoints or ():
-            value = unit_of_node.get(endpoint.node_name or "")
-            if value is None:
-                continue  # no node, an unknown one, or one outside every unit: nobody is to see it
-            group = groups.setdefault((value, source.address_type, ports), {})
-            _add(group, endpoint)
+    """Return the unit slices of `service` for the unique key `key`, from its own slices and the nodes' units.
+
+    `find_set` finds the StatefulSets of grids, whose pods get aliases behind a headless Service; behind another one
+    kube-proxy would count an endpoint twice.
+    """
+    groups = _by_unit(sources, unit_of_node)
+    if service.headless:
+        _add_aliases(key, groups, find_set)
     return [
         _unit_slice(service, key, group, index, endpoints[start : start + MAX_ENDPOINTS])
         for group, found in sorted(groups.items(), key=_group_order)
         for endpoints in [sorted(found.values(), key=_endpoint_order)]
         for index, start in enumerate(range(0, len(endpoints), MAX_ENDPOINTS))
     ]
+
+
+def _by_unit(sources: Iterable[EndpointSlice], unit_of_node: Mapping[str, str]) -> dict[_Group, _Endpoints]:
+    groups: dict[_Group, _Endpoints] = {}
+    for source in sources:
+        ports = tuple(sorted(source.ports or (), key=_port_order))
+        found: dict[str, _Endpoints] = {}
+        for endpoint in source.endpoints or ():
+            value = unit_of_node.get(endpoint.node_name or "")
+            if value is None:
+                continue  # no node, an unknown one, or one outside every unit: nobody is to see it
+            if value not in found:
+                found[value] = groups.setdefault(_Group(value, source.address_type, ports), {})
+            _add(found[value], endpoint)
+    return groups
+
+
+def _add_aliases(key: str, groups: dict[_Group, _Endpoints], find_set: FindSet) -> None:
+    """Add a group of aliases for each unit and address type that has any."""
+    names: dict[str, set[str]] = {}
+    for group, endpoints in groups.items():
+        names.setdefault(group.unit, set()).update(item.hostname for item in endpoints.values() if item.hostname)
+    for group, endpoints in [*groups.items()]:
+        taken = names[group.unit]
+        if not taken:
+            continue
+        unit = unit_id(key, group.unit)
+        for endpoint in endpoints.values():
+            alias = alias_of(endpoint, unit, find_set, taken)
+            if alias is not None:
+                _add(groups.setdefault(_Group(group.unit, group.address_type, (), aliases=True), {}), alias)
 
 
 def unchanged(wanted: EndpointSlice, observed: EndpointSlice) -> bool:
@@ -134,7 +185,7 @@ def _add(group: dict[tuple[str, ...], Endpoint], endpoint: Endpoint) -> None:
 
 
 def _unit_slice(service: Service, key: str, group: _Group, index: int, endpoints: list[Endpoint]) -> EndpointSlice:
-    value, address_type, ports = group
+    value, address_type, ports, aliases = group
     meta = service.metadata
     labels = {
         UNIT: unit_id(key, value),
@@ -147,6 +198,8 @@ def _unit_slice(service: Service, key: str, group: _Group, index: int, endpoints
     }
     if service.headless:
         labels[HEADLESS_SERVICE] = ""
+    if aliases:
+        labels[ALIASES] = ""
     name = hashed_name(
         f"{meta.name}-{value}",
         meta.name,
@@ -155,6 +208,7 @@ def _unit_slice(service: Service, key: str, group: _Group, index: int, endpoints
         address_type,
         msgspec.json.encode(ports).decode(),
         str(index),
+        *(["aliases"] if aliases else ()),
         max_length=MAX_NAME,
     )
     return EndpointSlice(
@@ -174,9 +228,9 @@ def _port_order(port: EndpointPort) -> tuple[str, str, int, str]:
     return (port.name or "", port.protocol or "", port.port or 0, port.app_protocol or "")
 
 
-def _group_order(item: tuple[_Group, object]) -> tuple[str, str, list[tuple[str, str, int, str]]]:
-    (value, address_type, ports), _ = item
-    return (value, address_type, [_port_order(port) for port in ports])
+def _group_order(item: tuple[_Group, object]) -> tuple[str, str, bool, list[tuple[str, str, int, str]]]:
+    group = item[0]
+    return (group.unit, group.address_type, group.aliases, [_port_order(port) for port in group.ports])
 
 
 def _endpoint_order(endpoint: Endpoint) -> list[str]:

@@ -27,6 +27,9 @@ UNIT_SERVICE_NAME: Final = f"{GROUP}/service-name"
 HEADLESS_SERVICE: Final = f"{GROUP}/headless"
 """On unit slices of a Service that is itself headless (clusterIP None): their `HEADLESS` label is real and stays."""
 
+ALIASES: Final = f"{GROUP}/aliases"
+"""On unit slices that hold pods of StatefulSetGrids once more, under the names that are the same in every site."""
+
 SERVICE_NAME: Final = "kubernetes.io/service-name"
 SERVICE_PROXY_NAME: Final = "service.kubernetes.io/service-proxy-name"
 HEADLESS: Final = "service.kubernetes.io/headless"

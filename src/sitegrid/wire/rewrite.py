@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 
 from sitegrid.wire.labels import (
+    ALIASES,
     GRID_UNIQ_KEY,
     HEADLESS,
     HEADLESS_SERVICE,
@@ -24,7 +25,7 @@ from sitegrid.wire.labels import (
 )
 
 _ADDED_BY_SITEGRID = frozenset(
-    {UNIT, UNIT_SERVICE_NAME, GRID_UNIQ_KEY, SERVICE_PROXY_NAME, HEADLESS_SERVICE, HEADLESS}
+    {UNIT, UNIT_SERVICE_NAME, GRID_UNIQ_KEY, SERVICE_PROXY_NAME, HEADLESS_SERVICE, HEADLESS, ALIASES}
 )
 
 

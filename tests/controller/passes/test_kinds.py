@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from sitegrid.controller.queues import Queues, ServiceKey
+from sitegrid.controller.triggers import Triggers
 from sitegrid.kube.errors import ApiError
 
 Make = Callable[..., Any]
@@ -155,3 +157,49 @@ async def test_templates_that_cannot_be_deleted_stop_nothing(scene: Any, new_con
     await new_controller(scene).until_rest()
     assert scene.api.of("deployments").keys() == {"web-one"}
     assert scene.api.of("deploymentgrids")["web"]["status"]["unusedTemplates"] == ["old"]
+
+
+def _pod_of(child: str, ordinal: int, node: str) -> dict[str, Any]:
+    """Return the endpoint of a StatefulSet's pod."""
+    name = f"{child}-{ordinal}"
+    return {
+        "addresses": [f"10.0.{len(child)}.{ordinal}"],
+        "conditions": {"ready": True},
+        "hostname": name,
+        "nodeName": node,
+        "targetRef": {"kind": "Pod", "namespace": "default", "name": name},
+    }
+
+
+def _aliases(scene: Any) -> dict[str, list[str]]:
+    """Return the host names in slices of aliases, by unit."""
+    return {
+        item["metadata"]["labels"]["tkeedge.io/unit"]: [endpoint["hostname"] for endpoint in item["endpoints"]]
+        for item in scene.api.of("endpointslices").values()
+        if "tkeedge.io/aliases" in item["metadata"]["labels"]
+    }
+
+
+async def test_pods_of_a_stateful_set_grid_get_common_names(scene: Any, new_controller: Any) -> None:
+    """Behind a headless ServiceGrid each unit's pods are also called after the grid, as long as it owns their set."""
+    for node, unit in (("n1", "one"), ("n2", "two")):
+        scene.node(node, unit)
+    scene.workload("StatefulSetGrid", "db")
+    template = {"clusterIP": "None", "selector": {"app": "db"}, "ports": [{"port": 80}]}
+    scene.api.put("servicegrids", {"metadata": {"name": "db"}, "spec": {"gridUniqKey": "zone", "template": template}})
+    controller = new_controller(scene)
+    await controller.until_rest()
+    source = scene.api.of("endpointslices")["db-svc-abcde"]
+    endpoints = [_pod_of("db-one", 0, "n1"), _pod_of("db-one", 1, "n1"), _pod_of("db-two", 0, "n2")]
+    scene.api.put("endpointslices", {**source, "endpoints": endpoints})
+    controller.sync()
+    await controller.slices.reconcile(ServiceKey("default", "db-svc"))
+    assert _aliases(scene) == {"zone.one": ["db-0", "db-1"], "zone.two": ["db-0"]}
+    triggers = Triggers(controller.cluster)
+    triggers.queues = queues = Queues()
+    child = scene.api.of("statefulsets")["db-two"]
+    scene.api.put("statefulsets", {**child, "metadata": {**child["metadata"], "ownerReferences": []}})
+    controller.sync()
+    assert await queues.slices.get() == ServiceKey("default", "db-svc")
+    await controller.slices.reconcile(ServiceKey("default", "db-svc"))
+    assert _aliases(scene) == {"zone.one": ["db-0", "db-1"]}

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import msgspec
 
-from sitegrid.api.grids import ServiceGrid, ServiceGridSpec
 from sitegrid.api.meta import ObjectMeta
+from sitegrid.api.servicegrids import ServiceGrid, ServiceGridSpec
 from sitegrid.grid.applied import annotated, applied_hash
 from sitegrid.grid.observed import EndpointSlice, Service
 from sitegrid.grid.service import wanted_service

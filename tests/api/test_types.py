@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.meta import ManagedMeta, parse_timestamp, timestamp
+from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.workloads import DeploymentGrid
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sitegrid.api.grids import ServiceGrid
+from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.workloads import DeploymentGrid
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey

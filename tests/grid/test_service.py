@@ -6,8 +6,8 @@ import copy
 
 import msgspec
 
-from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.meta import ObjectMeta
+from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.grid.service import wanted_service
 
 

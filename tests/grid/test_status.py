@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.meta import ManagedMeta, ObjectMeta
+from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.status import Condition, GridStatus
 from sitegrid.grid.blueprint import Blueprint
 from sitegrid.grid.kinds import DEPLOYMENT

@@ -1,4 +1,4 @@
-"""What all grids have, and ServiceGrid as users write it (tkeedge.io/v1); workload grids are in `workloads`.
+"""What all grids have (tkeedge.io/v1); the grids themselves are in `workloads` and `servicegrids`.
 
 The annotations here are the API's documentation and validation: `sitegrid.api.schema` makes the CRDs from them, so
 every field has a description for `kubectl explain`. Defaults are applied when a grid is read, never written into the
@@ -9,12 +9,10 @@ Held by ``tests/api`` (types and schema) and ``tests/controller`` (what a real A
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Final
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta
 
-from sitegrid.api.meta import ObjectMeta
-from sitegrid.api.status import ServiceGridStatus
 from sitegrid.wire.labels import GROUP
 
 VERSION: Final = "v1"
@@ -25,10 +23,6 @@ _LABEL_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
 _DNS_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 LABEL_KEY_PATTERN: Final = rf"^({_DNS_LABEL}(\.{_DNS_LABEL})*/)?{_LABEL_NAME}$"
 MAX_LABEL_KEY: Final = 253 + 1 + 63
-SERVICE_NAME_PATTERN: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
-"""A DNS-1035 label, which is what Kubernetes wants of a Service's name (apimachinery's IsDNS1035Label)."""
-MAX_SERVICE_NAME: Final = 63
-SERVICE_SUFFIX: Final = "-svc"
 
 GridUniqKey = Annotated[
     str,
@@ -71,49 +65,3 @@ GridUniqKey = Annotated[
 def template_field(description: str) -> Meta:
     """Return the annotation of a field that takes a Kubernetes spec whole and loses nothing of it."""
     return Meta(description=description, extra_json_schema={"x-kubernetes-preserve-unknown-fields": True})
-
-
-class ServiceGridSpec(Struct, rename="camel", frozen=True):
-    """The Service that all units share, each unit seeing only its own endpoints."""
-
-    grid_uniq_key: GridUniqKey
-    template: Annotated[
-        dict[str, Any],
-        template_field("The spec of the Service, as Kubernetes defines it (core/v1 ServiceSpec)."),
-    ]
-    service_name: Annotated[
-        str,
-        Meta(
-            description="The name of the Service; <name of the ServiceGrid>-svc where not given.",
-            max_length=MAX_SERVICE_NAME,
-            extra_json_schema={
-                "x-kubernetes-validations": [
-                    {
-                        "rule": f"self.matches(r'{SERVICE_NAME_PATTERN}')",
-                        "message": (
-                            "serviceName is not a legal Service name: use at most 63 lower-case letters, digits and "
-                            "'-', beginning with a letter and ending with a letter or digit"
-                        ),
-                    }
-                ]
-            },
-        ),
-    ] = ""
-
-
-class ServiceGrid(Struct, rename="camel"):
-    """ServiceGrid makes one Service for all units, closed: a node reaches only the endpoints of its own unit."""
-
-    KIND: ClassVar[str] = "ServiceGrid"
-
-    metadata: ObjectMeta
-    spec: Annotated[
-        ServiceGridSpec, Meta(description="The Service, and the key that closes it; written by the user.")
-    ]
-    status: Annotated[
-        ServiceGridStatus, Meta(description="What the controller last saw; written by the controller.")
-    ] = field(default_factory=ServiceGridStatus)
-
-    def wanted_service_name(self) -> str:
-        """Return the name of the Service that this grid is to make."""
-        return self.spec.service_name or self.metadata.name + SERVICE_SUFFIX

@@ -12,14 +12,9 @@ from typing import Any, NamedTuple
 import msgspec
 import yaml
 
-from sitegrid.api.grids import (
-    MAX_SERVICE_NAME,
-    SERVICE_NAME_PATTERN,
-    SERVICE_SUFFIX,
-    VERSION,
-    ServiceGrid,
-)
+from sitegrid.api.grids import VERSION
 from sitegrid.api.nodeunits import NODE_GROUP_RULES, NODE_UNIT_RULES, NodeGroup, NodeUnit
+from sitegrid.api.servicegrids import MAX_SERVICE_NAME, SERVICE_NAME_PATTERN, SERVICE_SUFFIX, ServiceGrid
 from sitegrid.api.workloads import DaemonSetGrid, DeploymentGrid, StatefulSetGrid
 from sitegrid.wire.labels import GROUP
 

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import msgspec
 
-from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.meta import ObjectMeta
 from sitegrid.api.nodeunits import NodeGroup, NodeUnit
+from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.workloads import WorkloadGrid
 from sitegrid.controller.reaches import NodeReaches
 from sitegrid.controller.resources import NODEGROUPS, NODEUNITS, SERVICEGRIDS, child_resource, grid_resource

@@ -15,8 +15,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
-from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.nodeunits import NodeUnit
+from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.workloads import DeploymentGrid
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.evictions import Evictions, Lists

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sitegrid.api.grids import ServiceGrid
+from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.controller.children import make_child
 from sitegrid.controller.cluster import OWNER, Cluster, decode
 from sitegrid.controller.queues import GridKey

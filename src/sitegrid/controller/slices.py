@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
 
-from sitegrid.api.grids import ServiceGrid
+from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.workloads import StatefulSetGrid
 from sitegrid.controller.cluster import SOURCE, UNIT_SLICE, Cluster, decode, service_index
 from sitegrid.controller.queues import ServiceKey

@@ -15,8 +15,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.nodeunits import NodeGroup, NodeGroupStatus, NodeUnit, NodeUnitStatus
+from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.status import GridStatus, ServiceGridStatus
 from sitegrid.api.workloads import WorkloadGrid
 from sitegrid.controller.cluster import decode

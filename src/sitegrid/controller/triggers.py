@@ -10,8 +10,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Final, TypeVar
 
-from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.nodeunits import NodeUnit
+from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.workloads import StatefulSetGrid, WorkloadGrid
 from sitegrid.controller.cluster import KEY, OWNER, Cluster, changed_declarations, changed_labels
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey

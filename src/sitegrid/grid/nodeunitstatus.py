@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
-from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.meta import timestamp
 from sitegrid.api.nodeunits import (
     MAX_LISTED,
@@ -21,6 +20,7 @@ from sitegrid.api.nodeunits import (
     NodeUnit,
     NodeUnitStatus,
 )
+from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.status import Condition
 from sitegrid.api.workloads import WorkloadGrid
 from sitegrid.grid.blueprint import matcher_of

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sitegrid.api.grids import API_VERSION, ServiceGrid
+from sitegrid.api.grids import API_VERSION
 from sitegrid.api.meta import owner_reference
+from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.wire.labels import GRID, GRID_UNIQ_KEY, SERVICE_PROXY_NAME, SITEGRID, label_value
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final, Literal, NamedTuple
 
-from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.meta import timestamp
+from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.status import Condition, GridStatus, ServiceGridStatus
 from sitegrid.api.workloads import WorkloadGrid
 from sitegrid.grid.blueprint import Blueprint

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.nodeunits import NodeGroup, NodeUnit
+from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.workloads import DeploymentGrid
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.memberships import Memberships

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from sitegrid.api.grids import ServiceGrid
 from sitegrid.api.meta import timestamp
+from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.evictions import Evictions
 from sitegrid.controller.metrics import Metrics

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgspec
 
-from sitegrid.api.grids import ServiceGrid
+from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.workloads import DeploymentGrid
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.manager import Manager

@@ -1,0 +1,66 @@
+"""ServiceGrid as users write it (tkeedge.io/v1).
+
+As for all grids, `sitegrid.api.schema` makes the CRD from these types, and defaults are applied when an object is
+read. Held by ``tests/api`` and ``tests/controller``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Final
+
+from msgspec import Meta, Struct, field
+
+from sitegrid.api.grids import GridUniqKey, template_field
+from sitegrid.api.meta import ObjectMeta
+from sitegrid.api.status import ServiceGridStatus
+
+SERVICE_NAME_PATTERN: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+"""A DNS-1035 label, which is what Kubernetes wants of a Service's name (apimachinery's IsDNS1035Label)."""
+MAX_SERVICE_NAME: Final = 63
+SERVICE_SUFFIX: Final = "-svc"
+
+
+class ServiceGridSpec(Struct, rename="camel", frozen=True):
+    """The Service that all units share, each unit seeing only its own endpoints."""
+
+    grid_uniq_key: GridUniqKey
+    template: Annotated[
+        dict[str, Any],
+        template_field("The spec of the Service, as Kubernetes defines it (core/v1 ServiceSpec)."),
+    ]
+    service_name: Annotated[
+        str,
+        Meta(
+            description="The name of the Service; <name of the ServiceGrid>-svc where not given.",
+            max_length=MAX_SERVICE_NAME,
+            extra_json_schema={
+                "x-kubernetes-validations": [
+                    {
+                        "rule": f"self.matches(r'{SERVICE_NAME_PATTERN}')",
+                        "message": (
+                            "serviceName is not a legal Service name: use at most 63 lower-case letters, digits and "
+                            "'-', beginning with a letter and ending with a letter or digit"
+                        ),
+                    }
+                ]
+            },
+        ),
+    ] = ""
+
+
+class ServiceGrid(Struct, rename="camel"):
+    """ServiceGrid makes one Service for all units, closed: a node reaches only the endpoints of its own unit."""
+
+    KIND: ClassVar[str] = "ServiceGrid"
+
+    metadata: ObjectMeta
+    spec: Annotated[
+        ServiceGridSpec, Meta(description="The Service, and the key that closes it; written by the user.")
+    ]
+    status: Annotated[
+        ServiceGridStatus, Meta(description="What the controller last saw; written by the controller.")
+    ] = field(default_factory=ServiceGridStatus)
+
+    def wanted_service_name(self) -> str:
+        """Return the name of the Service that this grid is to make."""
+        return self.spec.service_name or self.metadata.name + SERVICE_SUFFIX

@@ -23,9 +23,10 @@ from sitegrid.wire.labels import (
 )
 
 LIMIT = 30 * 1024 * 1024
-"""Bytes resident with kube-proxy and CoreDNS attached."""
-WATCHES = 7
-"""Services, EndpointSlices, the node, ServiceCIDRs by kube-proxy; the first two and namespaces by CoreDNS."""
+"""Bytes resident with kube-proxy, CoreDNS and the kubelet attached."""
+WATCHES = 9
+"""Services, EndpointSlices, the node, ServiceCIDRs by kube-proxy; the first two and namespaces by CoreDNS; the node
+and its pods by the kubelet."""
 UNITS, SERVICES_OF_OTHER_KEYS = 3000, 300
 
 

@@ -8,7 +8,7 @@ import pytest
 from sitegrid.lab.credentials import Credentials
 from sitegrid.lab.layout import Layout
 
-TOKENS = {"agent": "agent-token", "kube-proxy": "proxy-token", "coredns": "dns-token"}
+TOKENS = {"agent": "agent-token", "kube-proxy": "proxy-token", "coredns": "dns-token", "kubelet": "node-token"}
 
 
 @pytest.fixture
@@ -22,9 +22,11 @@ def _cluster_and_user(path: Path) -> tuple[dict[str, str], dict[str, str]]:
     return config["clusters"][0]["cluster"], config["users"][0]["user"]
 
 
-@pytest.mark.parametrize(("client", "token"), [("kube-proxy", "proxy-token"), ("coredns", "dns-token")])
+@pytest.mark.parametrize(
+    ("client", "token"), [("kube-proxy", "proxy-token"), ("coredns", "dns-token"), ("kubelet", "node-token")]
+)
 def test_node_clients_ask_the_agent(tmp_path: Path, credentials: Credentials, client: str, token: str) -> None:
-    """With an agent, kube-proxy and CoreDNS ask it with TLS (or client-go would send no token), each with its own."""
+    """With an agent, the node's clients ask it with TLS (or client-go would send no token), each with its own."""
     credentials.write_node_clients("a", TOKENS, through_agent=True)
     cluster, user = _cluster_and_user(tmp_path / "nodes" / "a" / f"{client}.kubeconfig")
     assert cluster["server"] == "https://127.0.0.1:10353"
@@ -32,7 +34,7 @@ def test_node_clients_ask_the_agent(tmp_path: Path, credentials: Credentials, cl
     assert user == {"token": token}
 
 
-@pytest.mark.parametrize("client", ["kube-proxy", "coredns"])
+@pytest.mark.parametrize("client", ["kube-proxy", "coredns", "kubelet"])
 def test_clients_of_a_stock_node_ask_the_api_server(tmp_path: Path, credentials: Credentials, client: str) -> None:
     """Without an agent they ask the API server over the WAN and verify it."""
     credentials.write_node_clients("a", TOKENS, through_agent=False)
@@ -51,7 +53,6 @@ def test_the_user_gets_the_hosts_port(tmp_path: Path, credentials: Credentials) 
 def test_no_key_is_readable_by_others(tmp_path: Path, credentials: Credentials) -> None:
     """Every file that is written is its owner's alone."""
     credentials.write_control_plane(1)
-    credentials.write_kubelet("a")
     credentials.write_agent_server("a")
     credentials.write_controller("t")
     credentials.write_node_clients("a", TOKENS, through_agent=True)

@@ -12,6 +12,7 @@ import pytest
 from sitegrid.kube.client import Client
 from sitegrid.kube.store import Store
 from sitegrid.lab.kubelet import manager as manager_module
+from sitegrid.lab.kubelet import network
 from sitegrid.lab.kubelet.addresses import AddressPool
 from sitegrid.lab.kubelet.manager import PodManager
 from sitegrid.lab.kubelet.record import PodRecord
@@ -123,16 +124,48 @@ async def test_namesake_waits_for_the_end(bench: Bench) -> None:
     assert (await bench.until_made()).uid == "u2"
 
 
-async def test_records_are_taken_over_before_the_api_server_answers(bench: Bench) -> None:
-    """Pods on disk run at once, and their addresses are in use."""
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Return the uids of pods whose network is there: those that survived."""
+    found: set[str] = set()
+    monkeypatch.setattr(network, "exists", lambda uid: uid in found)
+    return found
+
+
+async def test_what_runs_is_taken_over_before_the_api_server_answers(bench: Bench, runs: set[str]) -> None:
+    """Pods on disk that still run are gone on with at once, and their addresses are in use."""
+    runs.add("u")
     save(bench.host.pods_dir, pod("p", "u"), "10.244.1.2")
     bench.start()
     assert bench.workers[0].record is not None
     assert bench.host.addresses.allocate() != "10.244.1.2"
 
 
-async def test_what_the_api_server_does_not_know_is_ended(bench: Bench) -> None:
+async def test_after_a_reboot_pods_wait_for_the_api_server(bench: Bench, runs: set[str]) -> None:
+    """A pod on disk of which nothing runs starts when it is named, from its record; its address is kept for it."""
+    save(bench.host.pods_dir, pod("p", "u"), "10.244.1.2")
+    bench.start()
+    assert bench.workers == []
+    assert bench.host.addresses.allocate() != "10.244.1.2"
+    bench.store.set(pod("p", "u", "2"))
+    assert [(worker.uid, worker.record is not None, worker.calls) for worker in bench.workers] == [
+        ("u", True, ["update 2"])
+    ]
+
+
+async def test_after_a_reboot_pods_that_are_not_named_are_cleared_away(bench: Bench, runs: set[str]) -> None:
+    """A pod on disk of which nothing runs and that was deleted, or made again, meanwhile is ended."""
+    for name in ("deleted", "again"):
+        save(bench.host.pods_dir, pod(name, name), "")
+    bench.start()
+    bench.store.replace([pod("again", "another")])
+    bench.manager.end_unknown()
+    assert {worker.uid: set(worker.calls) for worker in bench.workers} == {"deleted": {"gone"}, "again": {"gone"}}
+
+
+async def test_what_the_api_server_does_not_know_is_ended(bench: Bench, runs: set[str]) -> None:
     """Of the pods on disk, those deleted meanwhile (or made again) are ended, the others are left alone."""
+    runs |= {"deleted", "kept", "again"}
     for name in ("deleted", "kept", "again"):
         save(bench.host.pods_dir, pod(name, name), "")
     bench.start()

@@ -69,11 +69,19 @@ class _ListMeta(msgspec.Struct, frozen=True, gc=False, rename="camel"):
 class Client:
     """Talks to one API server; use it as ``async with Client(config) as client``."""
 
-    def __init__(self, config: Config, *, connection_limit: int = 32, timeout: float = REQUEST_TIMEOUT) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        connection_limit: int = 32,
+        timeout: float = REQUEST_TIMEOUT,
+        user_agent: str = f"sitegrid/{__version__}",
+    ) -> None:
         """Make a client; `connection_limit` bounds plain requests at once, `timeout` is seconds for each of them."""
         self.config = config
         self._limit = asyncio.Semaphore(connection_limit)
         self._timeout = timeout
+        self._user_agent = user_agent
         self._token = Token(config)
         self._session: aiohttp.ClientSession | None = None
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -86,7 +94,7 @@ class Client:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            headers={"User-Agent": f"sitegrid/{__version__}", "Accept": "application/json"},
+            headers={"User-Agent": self._user_agent, "Accept": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self

@@ -24,8 +24,10 @@ CLUSTER_DOMAIN: Final = "cluster.local"
 AGENT: Final = "127.0.0.1:10351"
 """Where the agent tells about itself."""
 AGENT_TLS: Final = "127.0.0.1:10353"
-"""Where kube-proxy and CoreDNS ask the agent: client-go sends no token to a server without TLS."""
+"""Where kubelet, kube-proxy and CoreDNS ask the agent: client-go sends no token to a server without TLS."""
 AGENT_URL: Final = f"https://{AGENT_TLS}"
+NODE_TOKENS: Final = "127.0.0.1:10354"
+"""In the cloud's namespace: where the API server asks whose a kubelet's token is."""
 KUBE_PROXY_HEALTH_PORT: Final = 10256
 COREDNS_READY_PORT: Final = 8181
 CONTROLLER_METRICS: Final = "127.0.0.1:10352"

@@ -14,13 +14,14 @@ from typing import Any, Final
 from sitegrid.kube.client import Client
 from sitegrid.kube.config import load_config
 from sitegrid.kube.errors import ApiError, Unreachable
-from sitegrid.lab import bootstrap, network
+from sitegrid.lab import addresses, bootstrap, network
 from sitegrid.lab.components import Components
 from sitegrid.lab.config import LabConfig
 from sitegrid.lab.credentials import NODE_CLIENTS, Credentials
 from sitegrid.lab.errors import LabError
 from sitegrid.lab.layout import Layout
 from sitegrid.lab.member import Member
+from sitegrid.lab.nodetokens import NodeTokens
 from sitegrid.lab.poweroff import power_off
 from sitegrid.lab.processes import Process, ProcessSpec, Reaper
 from sitegrid.lab.readiness import api_server_ready, get_nodes, last_words, unready_clients, unready_parts
@@ -51,6 +52,7 @@ class Cluster:
         self._credentials = Credentials(layout)
         self._reaper = Reaper()
         self._tokens: Mapping[str, str] = {}
+        self._node_tokens = NodeTokens()
         self._client: Client | None = None
         self._changing = asyncio.Lock()
 
@@ -61,6 +63,7 @@ class Cluster:
             self._reaper.install()
             self._layout.logs.mkdir()
             self._credentials.write_control_plane(self._config.port)
+            self._node_tokens.serve(addresses.NODE_TOKENS)
             self._start(self._components.etcd())
             self._start(self._components.api_server())
             for node in self._config.nodes:
@@ -72,8 +75,6 @@ class Cluster:
             report(f"starting {len(self.members)} nodes")
             self._start(self._components.controller_manager())
             self._start(self._components.scheduler())
-            for member in self.members.values():
-                self._start(self._components.kubelet(member.node, member.addresses))
             await self._authorize()
             if self._config.controller:
                 self._credentials.write_controller(self._tokens["controller"])
@@ -92,12 +93,11 @@ class Cluster:
             if node.name in self.members:
                 raise LabError(f"node {node.name!r} exists already")
             member = self._create(node)
-            self._start(self._components.kubelet(node, member.addresses))
             self._start_clients(member)
             await self._wait_for([member])
 
     async def set_agent(self, member: Member, agent: bool) -> None:
-        """Put the node's kube-proxy and CoreDNS behind an agent, or make it a stock node."""
+        """Put the node's kubelet, kube-proxy and CoreDNS behind an agent, or make it a stock node."""
         async with self._changing:
             names = [f"{client}@{member.name}" for client in NODE_CLIENTS]
             if not agent and f"agent@{member.name}" in self.processes:
@@ -113,7 +113,7 @@ class Cluster:
         Kept are the directories of kubelet and agent, and what the lab has put there. The WAN stays as it is.
         """
         async with self._changing:
-            names = [f"{part}@{member.name}" for part in ("kubelet", "agent", *NODE_CLIENTS)]
+            names = [f"{part}@{member.name}" for part in ("agent", *NODE_CLIENTS)]
             parts = [process for name in names if (process := self.processes.get(name)) and process.wanted]
             await asyncio.gather(*(process.stop(by_force=True) for process in parts))
             await power_off(member.name, self._layout.pods(member.name))
@@ -151,15 +151,16 @@ class Cluster:
         self._layout.pods(node.name).mkdir(parents=True)
         corefile = self._layout.node(node.name) / "Corefile"
         corefile.write_text(self._components.corefile(node.name), encoding="utf-8")
-        self._credentials.write_kubelet(node.name)
         self._credentials.write_agent_server(node.name)
         return member
 
     def _start_clients(self, member: Member) -> None:
-        """Start what asks for Services on a node: the agent, and kube-proxy and CoreDNS behind it."""
-        self._credentials.write_node_clients(member.name, self._tokens, through_agent=member.agent)
+        """Start what runs on a node: the agent, and kubelet, kube-proxy and CoreDNS behind it."""
+        tokens = {**self._tokens, "kubelet": self._node_tokens.of(member.name)}
+        self._credentials.write_node_clients(member.name, tokens, through_agent=member.agent)
         if member.agent:
             self._start(self._components.agent(member.name))
+        self._start(self._components.kubelet(member.node, member.addresses))
         self._start(self._components.kube_proxy(member.name))
         self._start(self._components.coredns(member.name))
 

@@ -51,6 +51,8 @@ class Components:
             f"--tls-private-key-file={pki / 'apiserver.key'}",
             f"--client-ca-file={pki / 'ca.crt'}",
             f"--authentication-config={pki / 'authentication.json'}",
+            f"--authentication-token-webhook-config-file={pki / 'node-tokens.kubeconfig'}",
+            "--authentication-token-webhook-version=v1",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             f"--service-cluster-ip-range={addresses.SERVICE_CIDR}",
@@ -127,6 +129,7 @@ class Components:
             f"--tls-cert-file={directory / 'agent.crt'}",
             f"--tls-private-key-file={directory / 'agent.key'}",
             f"--data-dir={self._layout.agent_data(node)}",
+            "--cache=kube-proxy,coredns,kubelet",
         )
 
     def kube_proxy(self, node: str) -> ProcessSpec:

@@ -1,9 +1,9 @@
 """Who is who in a lab: every component's kubeconfig.
 
-The control plane and the kubelets present client certificates; sitegrid's controller and agents, kube-proxy and
-CoreDNS present tokens of their own ServiceAccounts, as they do on real clusters. The supervisor calls
-`write_control_plane` before anything starts, `write_node` per node, and `point` when a node is switched between agent
-and API server. Held by ``tests/lab/test_credentials.py``.
+The control plane presents client certificates; sitegrid's controller and agents, kube-proxy and CoreDNS present
+tokens of their own ServiceAccounts, as they do on real clusters, and kubelets those of `nodetokens`. The cluster
+calls `write_control_plane` before anything starts, `write_agent_server` per node, and `write_node_clients` for a new
+node and when one is switched between agent and API server. Held by ``tests/lab/test_credentials.py``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sitegrid.lab.pki import (
 ADMIN_GROUP: Final = "system:masters"
 """Past every authorization check (k8s.io/apiserver/pkg/authentication/user)."""
 
-NODE_CLIENTS: Final = ("kube-proxy", "coredns")
+NODE_CLIENTS: Final = ("kubelet", "kube-proxy", "coredns")
 """The clients of a node that ask its agent, or the API server itself where the node has none."""
 
 _AUTHENTICATION: Final = {
@@ -67,6 +67,9 @@ class Credentials:
         write_private(pki / "service-accounts.pub", tokens.certificate)
         write_private(pki / "service-accounts.key", tokens.key)
         write_private(pki / "authentication.json", json.dumps(_AUTHENTICATION).encode())
+        write_kubeconfig(
+            pki / "node-tokens.kubeconfig", server=f"http://{addresses.NODE_TOKENS}", user={}, ca=b"", name="nodes"
+        )
         for component in ("kube-controller-manager", "kube-scheduler"):
             self._write(
                 f"pki/{component}.kubeconfig",
@@ -81,20 +84,15 @@ class Credentials:
         """Write the kubeconfig of sitegrid's controller."""
         self._write("pki/controller.kubeconfig", addresses.API_SERVER_LOCAL_URL, {"token": token})
 
-    def write_kubelet(self, node: str) -> None:
-        """Write the kubeconfig of the node's kubelet, whom the Node authorizer knows by its certificate."""
-        pair = self._authority.client(f"system:node:{node}", ["system:nodes"])
-        self._write(f"nodes/{node}/kubelet.kubeconfig", addresses.API_SERVER_URL, client_user(pair))
-
     def write_node_clients(self, node: str, tokens: Mapping[str, str], *, through_agent: bool) -> None:
-        """Write the kubeconfigs of the node's agent, kube-proxy and CoreDNS, these two through the agent or not."""
+        """Write the kubeconfigs of the node's agent and of its clients, these through the agent or not."""
         self._write(f"nodes/{node}/agent.kubeconfig", addresses.API_SERVER_URL, {"token": tokens["agent"]})
         for client in NODE_CLIENTS:
             server = addresses.AGENT_URL if through_agent else addresses.API_SERVER_URL
             self._write(f"nodes/{node}/{client}.kubeconfig", server, {"token": tokens[client]})
 
     def write_agent_server(self, node: str) -> None:
-        """Write the certificate that the node's agent shows to kube-proxy and CoreDNS."""
+        """Write the certificate that the node's agent shows to its clients."""
         pair = self._authority.server(f"agent@{node}", ["localhost"], ["127.0.0.1"])
         write_private(self._layout.node(node) / "agent.crt", pair.certificate)
         write_private(self._layout.node(node) / "agent.key", pair.key)

@@ -260,7 +260,7 @@ class Lab:
         self._ask({"verb": "node-reboot", "node": node})
 
     def set_agent(self, node: str, agent: bool) -> None:
-        """Put kube-proxy and CoreDNS behind the node's agent, or stop it and let them ask the API server."""
+        """Put the node's clients behind its agent, or stop it and let them ask the API server."""
         self._ask({"verb": "set-agent", "node": node, "agent": agent})
 
     def process(self, name: str, action: str) -> None:

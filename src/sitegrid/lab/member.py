@@ -16,7 +16,7 @@ class Member:
         self.wan = True
         """Whether its uplink is connected."""
         self.agent = node.agent
-        """Whether kube-proxy and CoreDNS ask its agent; else they ask the API server."""
+        """Whether kubelet, kube-proxy and CoreDNS ask its agent; else they ask the API server."""
 
     @property
     def name(self) -> str:

@@ -91,8 +91,11 @@ def client_user(pair: KeyPair) -> dict[str, str]:
 
 
 def write_kubeconfig(path: Path, *, server: str, user: dict[str, str], ca: bytes, name: str = "sitegrid-lab") -> None:
-    """Write, atomically and mode 0600, a kubeconfig for `server` as `user` (``{"token": …}`` or `client_user`)."""
-    cluster = {"server": server, "certificate-authority-data": _base64(ca)}
+    """Write, atomically and mode 0600, a kubeconfig for `server` as `user` (``{"token": …}`` or `client_user`).
+
+    Without a `ca` the server is one without TLS.
+    """
+    cluster = {"server": server, **({"certificate-authority-data": _base64(ca)} if ca else {})}
     config: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Config",

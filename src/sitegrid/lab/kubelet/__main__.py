@@ -21,7 +21,7 @@ from sitegrid.kube.config import ConfigError, load_config
 from sitegrid.lab.kubelet import network
 from sitegrid.lab.kubelet.addresses import AddressPool
 from sitegrid.lab.kubelet.manager import PodManager
-from sitegrid.lab.kubelet.node import NodeAgent
+from sitegrid.lab.kubelet.node import KUBELET_VERSION, NodeAgent
 from sitegrid.lab.kubelet.sandbox import DnsSettings
 from sitegrid.lab.kubelet.worker import Host
 
@@ -29,6 +29,8 @@ LABELS_FILE: Final = ".node-labels.json"
 """In the pods' directory: the node's labels for the responders."""
 REQUEST_TIMEOUT: Final = 10.0
 """Seconds: when the WAN comes back, no request of before may hold things up for longer."""
+USER_AGENT: Final = f"kubelet/{KUBELET_VERSION}"
+"""By this the node's agent knows whose reads to keep."""
 
 
 def _labels(text: str) -> dict[str, str]:
@@ -61,7 +63,7 @@ async def run(args: argparse.Namespace) -> None:
     network.prepare_node()
     args.pods_dir.mkdir(parents=True, exist_ok=True)
     labels_file = args.pods_dir / LABELS_FILE
-    async with Client(load_config(args.kubeconfig), timeout=REQUEST_TIMEOUT) as client:
+    async with Client(load_config(args.kubeconfig), timeout=REQUEST_TIMEOUT, user_agent=USER_AGENT) as client:
         host = Host(
             node_name=args.node_name,
             node_ip=args.node_ip,

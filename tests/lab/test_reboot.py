@@ -38,7 +38,7 @@ def test_a_rebooted_node_starts_everything_anew(
     lab: Lab, pods: dict[str, str], until: Callable[[Callable[[], bool], str], None]
 ) -> None:
     """Processes, rules and entered commands are gone; the pod runs again under its address."""
-    # The kubelet's pods come from the agent: one that is not on its disk yet would be new to a kubelet without memory.
+    # The kubelet's pods come from the agent: one not on its disk yet would be new to the kubelet.
     until(lambda: everything_kept(lab, "node14"), "the agent has written what it knows")
     before, pod = pids(lab), containers(lab)
     lab.run("node14", ["nft", "add", "table", "ip", "left-over"], check=True)

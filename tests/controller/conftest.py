@@ -41,6 +41,7 @@ RESOURCES = {
     "statefulsets": ("/apis/apps/v1", "statefulsets"),
     "daemonsets": ("/apis/apps/v1", "daemonsets"),
     "replicasets": ("/apis/apps/v1", "replicasets"),
+    "controllerrevisions": ("/apis/apps/v1", "controllerrevisions"),
     "services": ("/api/v1", "services"),
     "pods": ("/api/v1", "pods"),
     "endpointslices": ("/apis/discovery.k8s.io/v1", "endpointslices"),

@@ -93,20 +93,6 @@ def test_volume_claim_templates_are_kept_whole(world: Any, wait_for: Any) -> Non
     assert world.writes().count("patch statefulsets grid-one") == 1
 
 
-def test_change_that_kubernetes_forbids_is_told_in_its_words(world: Any, wait_for: Any) -> None:
-    """A StatefulSet's claims cannot change: the children stay, and the condition has the API server's message."""
-    world.nodes("one")
-    world.plane.apply(world.workload_grid("StatefulSetGrid"))
-    before = _wait_children(world, wait_for, "StatefulSetGrid", "grid-one")["grid-one"]
-    grid = world.workload_grid("StatefulSetGrid")
-    grid["spec"]["template"]["serviceName"] = "other"
-    world.plane.apply(grid)
-    condition = world.wait_condition("Invalid", kind="ssg", type="Degraded")
-    assert "unit one" in condition["message"]
-    assert "updates to statefulset spec" in condition["message"]
-    assert _children(world, "StatefulSetGrid")["grid-one"]["metadata"]["uid"] == before["metadata"]["uid"]
-
-
 def test_included_units_only(world: Any) -> None:
     """Units by name and by label; a name that no unit has is told and is no error."""
     world.nodes("one", "two", "three")

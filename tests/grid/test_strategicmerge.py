@@ -458,7 +458,7 @@ def assert_contains(result: Any, patch: Any) -> None:
         for item in patch:
             assert_contains(by_name[item["name"]], item)
     elif isinstance(patch, list):
-        assert set(patch) <= set(result)
+        assert all(item in result for item in patch)
     else:
         assert result == patch
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from sitegrid.api.meta import ObjectMeta
-from sitegrid.grid.problem import Problem
+from sitegrid.grid.problem import IMMUTABLE, Problem
 from sitegrid.kube.errors import ApiError
 from sitegrid.kube.resources import Resource
+
+_IMMUTABLE: Final = (
+    "field is immutable",
+    "updates to statefulset spec for fields other than",
+    "may not change once set",
+)
+"""How the API server refuses a change of what it never changes (apimachinery's FieldImmutableErrorMsg; validation of
+StatefulSets and Services)."""
 
 
 class Recorder(Protocol):
@@ -35,6 +43,19 @@ class Reporter:
 def api_problem(error: ApiError) -> Problem:
     """Return the API server's refusal as a problem, in its own words."""
     return Problem(error.reason or "ApplyFailed", error.message or str(error))
+
+
+def refused_change(error: ApiError, resource: Resource, name: str) -> Problem:
+    """Return the refusal of a change of an existing child as a problem, with what to do where it will never do."""
+    problem = api_problem(error)
+    if error.status != 422 or not any(words in problem.message for words in _IMMUTABLE):
+        return problem
+    loses = "its address changes" if resource.kind == "Service" else "its pods restart, volume claims stay"
+    return Problem(
+        IMMUTABLE,
+        f"Kubernetes does not let this change in an existing {resource.kind}: take the change back, or have it made "
+        f"anew by kubectl delete {resource.kind.lower()} {name} ({loses}). {problem.message}",
+    )
 
 
 def _reference(resource: Resource, metadata: ObjectMeta) -> dict[str, Any]:

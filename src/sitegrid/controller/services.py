@@ -17,7 +17,7 @@ from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.controller.children import make_child
 from sitegrid.controller.cluster import OWNER, Cluster, decode
 from sitegrid.controller.queues import GridKey
-from sitegrid.controller.reporter import Reporter, api_problem
+from sitegrid.controller.reporter import Reporter, refused_change
 from sitegrid.controller.resources import SERVICEGRIDS
 from sitegrid.controller.retries import Retries
 from sitegrid.controller.statuses import Statuses
@@ -102,7 +102,7 @@ class Services:
             problem = await self._apply(grid, wanted, digest, service, ours)
         except ApiError as error:
             stale = error.conflict and ours
-            problem = None if stale else api_problem(error)
+            problem = None if stale else refused_change(error, SERVICES, grid.wanted_service_name())
             log.log(logging.DEBUG if stale else logging.WARNING, "%s: %s", _name(grid), error)
         except Unreachable as error:
             problem = None

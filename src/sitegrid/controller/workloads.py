@@ -20,7 +20,7 @@ from sitegrid.api.workloads import ReplicatedGridSpec, WorkloadGrid
 from sitegrid.controller.children import make_child
 from sitegrid.controller.cluster import OWNER, Cluster, decode
 from sitegrid.controller.queues import GridKey
-from sitegrid.controller.reporter import Reporter, api_problem
+from sitegrid.controller.reporter import Reporter, api_problem, refused_change
 from sitegrid.controller.resources import child_resource, grid_resource
 from sitegrid.controller.retries import Retries
 from sitegrid.controller.statuses import Statuses
@@ -164,7 +164,7 @@ class Workloads:
         except ApiError as error:
             # Somebody changed or deleted the child between the event and our write: the next pass sees that.
             stale = error.conflict and not isinstance(action, Create)
-            problem = None if stale else api_problem(error)
+            problem = None if stale else _refused(action, error)
             log.log(
                 logging.DEBUG if stale else logging.WARNING, "%s unit %s: %s", self._name(grid), action.unit, error
             )
@@ -269,6 +269,12 @@ class Workloads:
 
     def _name(self, grid: WorkloadGrid) -> str:
         return f"{self._kind.grid_kind} {grid.metadata.namespace}/{grid.metadata.name}"
+
+
+def _refused(action: Action, error: ApiError) -> Problem:
+    if isinstance(action, Update):
+        return refused_change(error, child_resource(action.kind), action.manifest["metadata"]["name"])
+    return api_problem(error)
 
 
 def _retry_key(action: Action) -> str:

@@ -25,6 +25,8 @@ TEMPLATE_INVALID = "TemplateInvalid"
 """The template asks for a value that the unit does not have."""
 TEMPLATE_MISSING = "TemplateMissing"
 """The unit is to use an entry of templatePool that does not exist."""
+IMMUTABLE = "Immutable"
+"""The change is one that Kubernetes makes in no existing object."""
 UNITS_INVALID = "UnitsInvalid"
 """`spec.units` cannot be understood, so that nobody can tell which units are meant."""
 

@@ -15,6 +15,7 @@ from typing import Any
 from sitegrid.api.grids import API_VERSION
 from sitegrid.api.meta import owner_reference
 from sitegrid.api.workloads import ReplicatedGridSpec, WorkloadGrid
+from sitegrid.grid.defaulted import with_pod_defaults, with_strategy
 from sitegrid.grid.kinds import WorkloadKind
 from sitegrid.grid.names import child_name
 from sitegrid.grid.overrides import Override, OverrideError, Unit, effective_spec
@@ -86,7 +87,7 @@ def _manifest(kind: WorkloadKind, grid: WorkloadGrid, unit: Unit, spec: dict[str
             "labels": child_labels(grid, unit.value),
             "ownerReferences": [owner_reference(API_VERSION, kind.grid_kind, meta.name, meta.uid)],
         },
-        "spec": _pinned(spec, unit_id(unit.key, unit.value), unit),
+        "spec": _pinned(with_strategy(spec, kind.spec_type), unit_id(unit.key, unit.value), unit),
     }
 
 
@@ -113,12 +114,11 @@ def _pinned(spec: dict[str, Any], unit_label: str, unit: Unit) -> dict[str, Any]
     if isinstance(pod, dict):
         metadata = _mapping(pod.get("metadata"))
         pod_spec = _mapping(pod.get("spec"))
+        selected = {**_mapping(pod_spec.get("nodeSelector")), unit.key: unit.value}
         spec["template"] = {
             **pod,
             "metadata": {**metadata, "labels": {**_mapping(metadata.get("labels")), UNIT: unit_label}},
-            "spec": staying(
-                {**pod_spec, "nodeSelector": {**_mapping(pod_spec.get("nodeSelector")), unit.key: unit.value}}
-            ),
+            "spec": with_pod_defaults(staying({**pod_spec, "nodeSelector": selected})),
         }
     return spec
 

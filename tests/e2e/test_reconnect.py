@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 
-from sitegrid.lab import traffic
-from sitegrid.lab.clients import Clients, wait_until
+from sitegrid.lab.clients import Clients, Target, wait_until
 from sitegrid.lab.config import LabConfig
 from sitegrid.lab.lab import Lab
 from sitegrid.lab.matrix import Matrix
@@ -107,27 +103,9 @@ class Site:
             for pod in self.items("pods", PODS)
         }
 
-    @contextlib.contextmanager
-    def traffic(self) -> Iterator[Matrix]:
-        """Send requests from each node of the site all the while; the matrix is filled at the end."""
-        matrix = Matrix(self.clients.members("zone"))
-        program = [sys.executable, "-I", "-S", str(Path(traffic.__file__)), URL]
-        senders: dict[str, subprocess.Popen[bytes]] = {}
-        try:
-            for node in SITE:
-                argv = self.lab.command(self.clients.pod(node), [*program, "--until-signal", "--interval=0.05"])
-                senders[node] = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
-            yield matrix
-            for node, sender in senders.items():
-                # nsenter has forked: the program is its child, and a signal to nsenter would not reach it.
-                child = Path(f"/proc/{sender.pid}/task/{sender.pid}/children").read_text().split()[0]
-                os.kill(int(child), signal.SIGTERM)
-                output, _ = sender.communicate(timeout=60)
-                matrix.add(node, json.loads(output))
-        finally:
-            for sender in senders.values():
-                with sender:
-                    sender.kill()
+    def sending(self) -> contextlib.AbstractContextManager[dict[Target, Matrix]]:
+        """Send requests from each node of the site all the while."""
+        return self.clients.sending([(node, URL) for node in SITE], self.clients.members("zone"), interval=0.05)
 
     @contextlib.contextmanager
     def watched(self, record: IO[bytes]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
@@ -174,7 +152,7 @@ def site(new_lab: Callable[[str], Lab]) -> Site:
 def test_site_that_was_given_up_comes_back_without_an_outage(site: Site, tmp_path: Path) -> None:
     """From cut to recovery no request is lost or misplaced, no pod replaced, and no endpoint leaves the slices."""
     before = site.runs()
-    with (tmp_path / "watch.json").open("wb") as record, site.watched(record) as states, site.traffic() as matrix:
+    with (tmp_path / "watch.json").open("wb") as record, site.watched(record) as states, site.sending() as seen:
         site.lab.cut_wan("zone=site")
         try:
             assert wait_until(lambda: {site.readiness("nodes")[node] for node in SITE} == {"Unknown"}, seconds=180)
@@ -186,8 +164,9 @@ def test_site_that_was_given_up_comes_back_without_an_outage(site: Site, tmp_pat
         assert wait_until(lambda: set(site.readiness("pods", PODS).values()) == {"True"}, seconds=180)
         assert wait_until(lambda: site.nodes_of_ready(SOURCES) == set(SITE), seconds=60)
         assert site.nodes_of_ready(UNIT_SLICES) == set(SITE)
-    assert matrix.requests > 1_000
-    assert (matrix.misplaced, matrix.lost) == (0, 0), "\n" + matrix.render()
+    assert sum(matrix.requests for matrix in seen.values()) > 1_000
+    for matrix in seen.values():
+        assert (matrix.misplaced, matrix.lost) == (0, 0), "\n" + matrix.render()
     assert site.runs() == before
     assert [ready_nodes(state) for state in states()] == [set(SITE)] * len(states())
 

@@ -6,11 +6,16 @@ is a new connection with a fresh DNS look-up, sent by `sitegrid.lab.traffic` fro
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
 from sitegrid.lab import traffic
@@ -88,6 +93,33 @@ class Clients:
             for (node, _), summary in zip(targets, summaries, strict=True):
                 matrix.add(node, summary)
         return matrix
+
+    @contextlib.contextmanager
+    def sending(
+        self, targets: Iterable[Target], sites: Mapping[str, str], *, interval: float = 0.005
+    ) -> Iterator[dict[Target, Matrix]]:
+        """Send requests to all targets while the block runs; then the yielded dict has a matrix for each of them.
+
+        `interval` is seconds between an answer and the next request. Whatever was begun is counted.
+        """
+        matrices: dict[Target, Matrix] = {}
+        senders: dict[Target, subprocess.Popen[bytes]] = {}
+        try:
+            for node, url in targets:
+                argv = self._lab.command(self.pod(node), [*_TRAFFIC, url, "--until-signal", f"--interval={interval}"])
+                senders[node, url] = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+            yield matrices
+            for (node, url), sender in senders.items():
+                # nsenter has forked: the program is its child, and a signal to nsenter would not reach it.
+                child = Path(f"/proc/{sender.pid}/task/{sender.pid}/children").read_text().split()[0]
+                os.kill(int(child), signal.SIGTERM)
+                output, _ = sender.communicate(timeout=60)
+                matrices[node, url] = Matrix(sites)
+                matrices[node, url].add(node, json.loads(output))
+        finally:
+            for sender in senders.values():
+                with sender:
+                    sender.kill()
 
     def sites(self, key: str) -> dict[str, str]:
         """Return every node's value of `key`, empty where it has none, as the API server has it now."""

@@ -219,12 +219,12 @@ def test_protobuf_initial_events_are_equal(cluster: Any, cluster_agent: str) -> 
 
 @pytest.mark.parametrize("codec", [JSON, PROTOBUF], ids=["json", "protobuf"])
 def test_resumed_watches_tell_the_same(cluster: Any, cluster_agent: str, codec: Codec, poll: Any) -> None:
-    """From one resourceVersion on, both tell of the same creation, change and deletion, in order."""
+    """From a list on, and from each event on, both tell of the same creation, change and deletion, in order."""
 
-    def listed() -> ItemList:
-        return codec.item_list(cluster.request("GET", SLICES, base=cluster_agent, accept=codec.media_type)[1])
+    def listed(base: str | None = cluster_agent) -> ItemList:
+        return codec.item_list(cluster.request("GET", SLICES, base=base, accept=codec.media_type)[1])
 
-    rv = listed().rv
+    lists = {base: listed(base).rv for base in (None, cluster_agent)}
     body = {"metadata": {"name": "moving", "labels": {"v": "1"}}, "addressType": "IPv4", "endpoints": [], "ports": []}
     created = cluster.write("POST", SLICES, body)
     created["metadata"]["labels"]["v"] = "2"
@@ -232,13 +232,17 @@ def test_resumed_watches_tell_the_same(cluster: Any, cluster_agent: str, codec: 
     poll(lambda: any(item.key.endswith("/moving") for item in listed().items))
     cluster.write("DELETE", f"{SLICES}/moving")
     poll(lambda: all(not item.key.endswith("/moving") for item in listed().items))
-    query = {"resourceVersion": str(rv)}
-    answers = [_events(cluster, base, SLICES, query, codec.stream_media_type) for base in (None, cluster_agent)]
-    frames = [codec.frames().feed(answer) for answer in answers]
-    changes = [[codec.change(frame) for frame in found] for found in frames]
-    told = [[(c.type, c.rv, c.item.raw if c.item else b"") for c in found] for found in changes]
-    assert told[0] == told[1]
-    assert [event[0] for event in told[0]] == ["ADDED", "MODIFIED", "DELETED"]
+
+    def told(base: str | None, rv: int) -> list[tuple[str, int, bytes]]:
+        answer = _events(cluster, base, SLICES, {"resourceVersion": str(rv)}, codec.stream_media_type)
+        changes = [codec.change(frame) for frame in codec.frames().feed(answer)]
+        return [(change.type, change.rv, change.item.raw if change.item else b"") for change in changes]
+
+    events = told(None, lists[None])
+    assert [event[0] for event in events] == ["ADDED", "MODIFIED", "DELETED"]
+    assert told(cluster_agent, lists[cluster_agent]) == events
+    for index, (_, rv, _) in enumerate(events):
+        assert told(cluster_agent, rv) == events[index + 1 :]
 
 
 def test_lost_history_is_told_as_the_api_server_tells_it(cluster: Any, cluster_agent: str) -> None:

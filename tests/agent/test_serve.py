@@ -152,3 +152,21 @@ async def test_an_unknown_page_is_expired(site: Any, objects: Any) -> None:
     """A continue token of an earlier life is 410, as for the API server."""
     status, body = await site.get(objects.slices, **{"continue": "x"})
     assert (status, body["reason"]) == (410, "Expired")
+
+
+async def test_a_watch_ends_with_a_bookmark(
+    site: Any, api: Any, objects: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client whose time is up goes on from there without a list, whatever it was told last."""
+    monkeypatch.setattr("sitegrid.agent.serve._SHORT", 0)
+    _, body = await site.get(objects.slices)
+    rv = body["metadata"]["resourceVersion"]
+    watch = await site.watch(objects.slices, resourceVersion=rv, allowWatchBookmarks="true", timeoutSeconds="1")
+    api.put(objects.slices, objects.unit("zone.u1", "10.1.0.2"))
+    events = [await watch.next(bookmarks=True), await watch.next(bookmarks=True)]
+    assert [event["type"] for event in events] == ["MODIFIED", "BOOKMARK"]
+    with pytest.raises(EOFError):
+        await watch.next(bookmarks=True)
+    resumed = await site.watch(objects.slices, resourceVersion=events[1]["object"]["metadata"]["resourceVersion"])
+    api.put(objects.slices, objects.plain("d", "10.9.0.4"))
+    assert await resumed.summary(1) == [("ADDED", "d")]

@@ -224,10 +224,44 @@ def test_a_version_of_an_agent_before_is_not_resumed_from() -> None:
     assert fresh.position(80) is None
 
 
-def test_nobody_resumes_from_a_view_that_has_told_nothing() -> None:
-    """Before the first LIST of a view, whoever wants to resume was told by an agent before this one."""
-    stage = Stage()
+def test_a_place_is_of_one_view_only() -> None:
+    """Equal views of two agents tell different resourceVersions of the same state, and know only their own."""
+    stage, other = Stage(), Stage()
     stage.plain.put(_item("p", 90))
-    assert stage.view.position(90) is None
+    other.plain.put(_item("p", 90))
     rv = stage.view.expose_rv()
-    assert stage.view.position(rv) is not None
+    assert stage.view.position(rv) == stage.view.end
+    assert other.view.expose_rv() != rv
+    assert other.view.position(rv) is None
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_an_event_is_resumed_from_where_no_agent_before_can_have_told_it(listed: bool) -> None:
+    """What comes after a list is news; what comes after a resumed watch may have been told before, less another."""
+    stage = Stage()
+    stage.plain.listed = listed
+    view = View(stage.view.key, stage.node, stage._acquire, lambda source: None)  # type: ignore[arg-type]
+    stage.plain.put(_item("p", 90))
+    assert (view.position(90) is not None) == listed
+
+
+def test_a_list_that_is_late_does_not_take_back_what_was_told() -> None:
+    """The next units' source was listed before the former's last event: it is read once it has that event."""
+    stage = Stage()
+    stage.grid.put(_item("g", 5, "zone.u1"))
+    both = frozenset({"zone.u1", "zone.u2"})
+    key = stage.view.key.grid_source(both)
+    assert key is not None
+    late, former = stage._acquire(key), stage.grid
+    late.listed = False
+    stage.node.units = both
+    stage.view.units_changed()
+    former.put(_item("new", 7, "zone.u1"))
+    late.objects["ns/g"], late.listed, late.rv = _item("g", 5, "zone.u1"), True, 6
+    stage.view.source_progressed(late)
+    assert set(stage.view.items) == {"ns/g", "ns/new"}
+    end = stage.view.end
+    late.put(_item("new", 7, "zone.u1"))
+    former.put(_item("old", 8, "zone.u1"))
+    assert stage.view.end == end
+    assert set(stage.view.items) == {"ns/g", "ns/new"}

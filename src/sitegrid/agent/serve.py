@@ -18,7 +18,7 @@ from typing import Final
 from sitegrid.agent.http import Connection
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.options import EXACT, ListOptions
-from sitegrid.agent.view import View
+from sitegrid.agent.view import PLACES, View
 from sitegrid.wire.codec import Item
 from sitegrid.wire.status import Status
 
@@ -27,6 +27,8 @@ FRESH_TIMEOUT: Final = 3.0
 BOOKMARK_SECONDS: Final = (45.0, 75.0)
 _WATCH_SECONDS: Final = (1800, 3600)
 """How long a watch without timeoutSeconds lasts (the API server's --min-request-timeout, up to twice that)."""
+_SHORT: Final = 2
+"""A watch of so many seconds ends without a bookmark (apiserver pkg/storage/cacher bookmarks 2 s before the end)."""
 _BATCH: Final = 64 * 1024
 
 _EXPIRED_CONTINUE: Final = (
@@ -57,6 +59,11 @@ def too_large(wanted: int, current: int) -> Answer:
 
 async def _wait_fresh(view: View, rv: int) -> None:
     """Wait for the view to reach `rv`. Raises `Answer` when it does not in time."""
+    if rv >= PLACES:
+        if view.position(rv) is None:
+            # An agent before this one told it, and may have known more.
+            raise Answer(Status(410, f"The resourceVersion for the provided list is too old: {rv}"))
+        return
     try:
         async with asyncio.timeout(FRESH_TIMEOUT):
             while view.rv < rv:
@@ -73,7 +80,7 @@ async def list_body(view: View, options: ListOptions) -> bytes:
     wanted = options.resource_version
     if wanted:
         await _wait_fresh(view, wanted)
-        if options.resource_version_match == EXACT and view.rv != wanted:
+        if options.resource_version_match == EXACT and wanted not in (view.rv, view.expose_rv()):
             raise Answer(Status(410, f"The resourceVersion for the provided list is too old: {wanted}"))
     rv = view.expose_rv()
     items = view.sorted_items()
@@ -117,6 +124,7 @@ class Watch:
         self._options = options
         self._connection = connection
         self._metrics = metrics
+        self._live = False
         self.position = 0
 
     def fell_behind(self) -> None:
@@ -137,6 +145,10 @@ class Watch:
             async with asyncio.timeout(seconds):
                 await self._stream()
         except TimeoutError:
+            if self._live and options.bookmarks and seconds > _SHORT:
+                # As the API server's cacher does: the client goes on from here, wherever its last event was.
+                await self._catch_up()
+                await self._bookmark()
             await self._connection.finish()
         finally:
             view.readers.discard(self)
@@ -145,6 +157,7 @@ class Watch:
         if not await self._begin():
             await self._connection.finish()
             return
+        self._live = True
         loop = asyncio.get_running_loop()
         bookmark_at = loop.time() + random.uniform(*BOOKMARK_SECONDS)
         while True:
@@ -170,7 +183,6 @@ class Watch:
                 await self._bookmark(initial_events_end=True)
             return True
         if options.initial_events is False and not rv:
-            view.expose_rv()
             self._read_from(view.end)
             return True
         assert rv is not None
@@ -190,7 +202,6 @@ class Watch:
         """Send every item as ADDED, as it is at the moment it is sent."""
         view = self._view
         self._read_from(view.end)
-        view.expose_rv()
         batch: list[bytes] = []
         size = 0
         for item in view.sorted_items():

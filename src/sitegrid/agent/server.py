@@ -214,8 +214,7 @@ class Server:
             fields = f"{fields},metadata.name={route.name}" if fields else f"metadata.name={route.name}"
         self._check(options.label_selector, fields)
         identity = self._hub.identify(authorization) if authorization else ""
-        client = request.header(b"user-agent")
-        key = ViewKey(resource, route.namespace, options.label_selector, fields, codec, identity, client)
+        key = ViewKey(resource, route.namespace, options.label_selector, fields, codec, identity)
         with self._hub.view(key, authorization) as view:
             await self._serve(view, options, connection)
 

@@ -8,10 +8,12 @@ held against the client's selectors. Whatever happens (an event, a relist, a rel
 what a client should see under one key and compares that with what it saw: so what stayed is never touched, and the
 order in which the two sources speak does not matter.
 
-What clients were told is kept in a bounded log. resourceVersions of the two streams are not in order, so a client
-that resumes from one is served from the *earliest* place in the log at which it can have seen it: it may hear
-something again, it never misses anything. A resourceVersion that is not in the log, or older than the view, is 410,
-and the client lists anew.
+What clients were told is kept in a bounded log. The resourceVersion of a list or bookmark is a *place* in that log: a
+number of this view's own, far above the API server's, so that it is never mistaken for what another view, or an agent
+before this one, told. An event has its object's resourceVersion. Those of the two streams are not in order, so a
+client that resumes from one is served from the *earliest* place at which it can have seen it: it may hear something
+again, it never misses anything. What is not known for certain to have been told by this view is 410, and the client
+lists anew.
 
 Of a grid's slices only the present state is ever sent, also from the log, and a deleted one without its endpoints.
 
@@ -22,6 +24,8 @@ and gets no gap). Held by ``tests/agent/test_view.py`` and ``tests/agent/test_cl
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, Protocol
 
@@ -33,6 +37,8 @@ from sitegrid.wire.resources import ENDPOINTSLICES, Resource
 from sitegrid.wire.rewrite import grid_service_labels, of_grid, unit_slice_labels
 from sitegrid.wire.selectors import FieldSelector, LabelSelector
 
+PLACES: Final = 1 << 62
+"""From here on resourceVersions are places in logs. A view's begin at a random multiple of 2**32: no other's do."""
 LOG_EVENTS: Final = 1000
 LOG_BYTES: Final = 1024 * 1024
 """What the log of one view may hold, in rendered bytes (an object itself costs as much again); the older half goes
@@ -51,9 +57,6 @@ class ViewKey(NamedTuple):
     codec: Codec
     identity: str = ""
     """Whose credential it is read with; empty for what is guarded, which is read with the agent's."""
-    client: str = ""
-    """Which program asks (its User-Agent). Each has a view of its own, since only who was told a view's state may
-    resume from it: a version that an agent before this one told to another may stand for another state."""
 
     def plain_source(self) -> SourceKey:
         """Return what to ask the API server for: the client's selection without anything of a grid."""
@@ -119,14 +122,16 @@ class View:
         self._acquire = acquire
         self._release = release
         self._grid_keys: set[str] = set()
+        self._grid_told = 0
+        """The newest resourceVersion that was told of a grid's object since the units changed."""
         self._log: list[_Event] = []
         self._log_bytes = 0
         self._log_start = 0
         self._marks: dict[int, int] = {}
         self._lost_rv = 0
-        self._first_rv = 0
+        self._first_rv: float = 0
         self._rv = 0
-        self._told = False
+        self._places = PLACES + (random.getrandbits(30) << 32)
         self._snapshots: dict[str, tuple[int, list[Item]]] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._grid: Source | None = None
@@ -157,6 +162,7 @@ class View:
         if self.ready:
             held = self._grid.objects.keys() if self._grid is not None else ()
             self._refresh(sorted(self._grid_keys.union(held)))
+            self._grid_told = 0
         wanted = self.key.grid_source(self._node.units)
         if self._next_grid is not None:
             self._drop(self._next_grid)
@@ -171,9 +177,14 @@ class View:
         self._become_ready()
 
     def _switch_to_next(self) -> None:
-        """Read from the next grid source when it can be: one from the disk may lack what clients were shown since."""
+        """Read from the next grid source as soon as it lacks nothing that clients were shown.
+
+        What it has from the disk, or what the former source told while this one was listing, may be older.
+        """
         source = self._next_grid
-        if source is not None and (source.listed if self.ready else source.synced):
+        if source is None:
+            return
+        if (source.listed and source.rv >= self._grid_told) if self.ready else source.synced:
             self._switch(source)
 
     def _switch(self, source: Source | None) -> None:
@@ -187,7 +198,9 @@ class View:
 
     def source_changed(self, source: Source, key: str, deleted: Item | None) -> None:
         """Object `key` of a source changed."""
-        if self.ready and source is not self._next_grid:
+        if source is self._next_grid:
+            self._switch_to_next()
+        elif self.ready:
             self._refresh((key,), deleted)
             self._wake()
 
@@ -207,8 +220,19 @@ class View:
                 item = self._visible(key)
                 if item is not None:
                     self._remember(key, item)
-            self._first_rv = max([self.rv, *(item.rv for item in self.items.values())])
+            self._first_rv = self._newest_told_before()
         self._wake()
+
+    def _newest_told_before(self) -> float:
+        """Return the newest of the API server's resourceVersions that others than this view may have told a client.
+
+        What an agent before this one told is older than a list that this one was given. Where there was none, but a
+        resumed watch, nothing is known. A view with one source tells its states as the API server does.
+        """
+        sources = [source for source in (self._plain, self._grid) if source is not None]
+        if not self.key.identity and not all(source.listed for source in sources):
+            return math.inf
+        return max([self.rv, *(item.rv for item in self.items.values())])
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
@@ -281,6 +305,8 @@ class View:
     # The log.
     def _append(self, event_type: str, key: str, item: Item) -> None:
         grid = isinstance(item, _GridItem)
+        if grid:
+            self._grid_told = max(self._grid_told, item.rv)
         if event_type == "DELETED" and grid and self.key.resource is ENDPOINTSLICES:
             # By the time it is read, these may be another unit's endpoints; no consumer needs them to delete.
             item = self.key.codec.without_endpoints(item)
@@ -324,28 +350,28 @@ class View:
 
     @property
     def rv(self) -> int:
-        """Return the resourceVersion of the present state.
+        """Return the newest resourceVersion that the API server has told.
 
-        Where the API server's last one stands for a place in the log that is forgotten, it is the next one: a client
-        could never resume from one that is 410, and would list for ever.
+        Where that stands for a place in the log that is forgotten, it is the next one: a client could never resume
+        from one that is 410, and would list for ever.
         """
         sources = (self._plain, self._grid)
         return max(self._rv, self._lost_rv + 1, *(source.rv for source in sources if source is not None))
 
     def expose_rv(self) -> int:
         """Return the resourceVersion of the present state, to be told to a client that has that state."""
+        if not self.key.identity:
+            return self._places + self.end
         self._rv = self.rv
-        self._told = True
         self._mark(self._rv)
         return self._rv
 
     def position(self, rv: int) -> int | None:
-        """Return where a client that has seen `rv` has to go on; None when that is not known (any more).
-
-        Until this view has told anybody its state, whoever comes was told by an agent before this one, which may have
-        known less of one source under the same resourceVersion.
-        """
-        return self._marks.get(rv) if self._told else None
+        """Return where a client that has seen `rv` has to go on; None when that is not known (any more)."""
+        if rv < PLACES:
+            return self._marks.get(rv)
+        place = rv - self._places
+        return place if self._log_start <= place <= self.end and not self.key.identity else None
 
     def read(self, position: int) -> list[bytes]:
         """Return the rendered events since `position`, which is in the log, up to `end`.

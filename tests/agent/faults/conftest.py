@@ -320,6 +320,8 @@ class Network:
         self.arrived: dict[Any, dict[Key, Obj]] = {}
         """What the agent has been told, by request: a model of its sources."""
         self.wan = Wan()
+        self.slow = False
+        """What is asked for is answered late, with what was true when it was asked."""
         self.fetched: list[Obj] = []
         """What single GETs have answered."""
         self._waiters: list[asyncio.Future[None]] = []
@@ -371,7 +373,7 @@ class Network:
 
     def release(self) -> None:
         """Let everything through again."""
-        self.cut = self.refusing = False
+        self.cut = self.refusing = self.slow = False
         for wire in self.wires:
             wire.allowance = None
         self.wake()
@@ -409,6 +411,7 @@ class Network:
             raise UpstreamError("no connection")
         self.wan.reached(0.01)
         wire = Wire(self, target, dict(headers)["Accept"])
+        wire.allowance = 0 if self.slow else None
         self.wires.add(wire)
         if wire.only is not None:
             self._get(wire, wire.only)
@@ -529,6 +532,9 @@ CLIENTS: Final = (
     ),
     Asks(SERVICES, f"!{_PROXY_NAME}", lambda x: _PROXY_NAME not in x, binary=True),
     Asks(SERVICES, "", lambda labels: True),
+    # Two programs that ask for the same, as two processes of one kind: what one was told says nothing of the other.
+    Asks(SLICES, "", lambda labels: True),
+    Asks(SERVICES, f"!{_PROXY_NAME}", lambda x: _PROXY_NAME not in x, binary=True),
 )
 
 

@@ -57,3 +57,28 @@ def test_a_node_that_returns_to_a_unit_keeps_what_stayed(site: Any, simulation: 
     site.loop.advance(3)
     site.step()
     site.rest()
+
+
+@pytest.mark.parametrize("disk", [False, True])
+def test_a_client_does_not_resume_from_what_its_twin_was_told(site: Any, simulation: Any, disk: bool) -> None:
+    """An agent is killed between two events; of the later one its successor tells a second client of the same kind.
+
+    The first client was told the later one only, and must not go on from there.
+    """
+    network, first, twin = site.network, site.clients[0], site.clients[5]
+    assert first.asks.target == twin.asks.target
+    for wire in network.watches():
+        if "tkeedge.io/unit" in str(wire.identity):
+            wire.allowance = 0
+    _put_unit_slice(site, simulation, "web-rack.r1", "rack.r1", "10.4.0.1")
+    network.put(simulation.obj(simulation.slices, "a", "plain", {}, "10.9.0.1"))
+    site.step()
+    assert first.rv == network.rv
+    kept = site.disk if disk else None
+    site.stop_agent()
+    site.start_agent(kept)
+    twin.restart(streaming=False)
+    for client in (twin, first):
+        client.connect()
+        site.loop.advance(1)
+    site.rest()

@@ -27,7 +27,7 @@ NAMESPACES = st.sampled_from(["a", "b"])
 NODE_LABELS = st.sampled_from(
     [{"zone": "u1"}, {"zone": "u2"}, {"zone": "u1", "rack": "r1"}, {"zone": "u3", "rack": "r1"}, {"zone": ""}, {}]
 )
-CLIENT = st.integers(min_value=0, max_value=4)
+CLIENT = st.integers(min_value=0, max_value=6)
 COUNT = st.integers(min_value=0, max_value=3)
 GRID = {"tkeedge.io/grid-uniq-key": "zone", "service.kubernetes.io/service-proxy-name": "sitegrid"}
 
@@ -154,6 +154,11 @@ def _machine(words: Any) -> type[RuleBasedStateMachine]:
             """One connection's events are late."""
             if wires := self._wires():
                 wires[data.draw(st.integers(0, len(wires) - 1))].allowance = 0
+
+        @rule(slow=st.booleans())
+        def answer_late(self, slow: bool) -> None:
+            """What is asked for from now on is answered late, as it was when it was asked."""
+            self.network.slow = slow
 
         @rule(data=st.data(), count=COUNT)
         def let_through(self, data: st.DataObject, count: int) -> None:

@@ -32,11 +32,15 @@ TIMEOUT = 60.0
 """Seconds that a wanted state may take to come."""
 
 OURS = "/apis/tkeedge.io/v1"
+SUPEREDGE = "/apis/superedge.io/v1"
 RESOURCES = {
     "dg": (OURS, "deploymentgrids"),
     "ssg": (OURS, "statefulsetgrids"),
     "dsg": (OURS, "daemonsetgrids"),
     "sg": (OURS, "servicegrids"),
+    "superedge-dg": (SUPEREDGE, "deploymentgrids"),
+    "superedge-ssg": (SUPEREDGE, "statefulsetgrids"),
+    "superedge-sg": (SUPEREDGE, "servicegrids"),
     "deployments": ("/apis/apps/v1", "deployments"),
     "statefulsets": ("/apis/apps/v1", "statefulsets"),
     "daemonsets": ("/apis/apps/v1", "daemonsets"),
@@ -55,6 +59,9 @@ CLUSTER_RESOURCES = {
     "node": ("/api/v1", "nodes"),
     "nodeunit": (OURS, "nodeunits"),
     "nodegroup": (OURS, "nodegroups"),
+    "crd": ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
+    "site-nodeunit": ("/apis/site.superedge.io/v1alpha2", "nodeunits"),
+    "site-nodegroup": ("/apis/site.superedge.io/v1alpha2", "nodegroups"),
 }
 """Those without namespace."""
 

@@ -14,6 +14,12 @@ def test_crds_are_found() -> None:
     assert {"deploymentgrids.tkeedge.io", "servicegrids.tkeedge.io"} <= names
 
 
+def test_superedge_crds_are_found() -> None:
+    """The lab has SuperEdge's kinds too."""
+    names = {entry["metadata"]["name"] for entry in load_manifests("superedge")}
+    assert {"deploymentgrids.superedge.io", "nodeunits.site.superedge.io"} <= names
+
+
 def test_example_is_a_path() -> None:
     """An example is given as a path for kubectl."""
     assert Path(example("servicegrid.yaml")).is_file()

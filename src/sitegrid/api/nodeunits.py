@@ -16,7 +16,7 @@ from msgspec import Meta, Struct, field
 from sitegrid.api.grids import LABEL_KEY_PATTERN, MAX_LABEL_KEY
 from sitegrid.api.meta import ObjectMeta
 from sitegrid.api.status import Condition
-from sitegrid.wire.labels import MAX_LABEL_VALUE
+from sitegrid.wire.labels import GROUP, MAX_LABEL_VALUE
 
 MAX_LISTED: Final = 100
 """How many nodes or units a status names; its counts count all."""
@@ -328,6 +328,7 @@ class NodeUnit(Struct, rename="camel"):
     """NodeUnit is all nodes with one value of a unique key; users may declare members and say things about it."""
 
     KIND: ClassVar[str] = "NodeUnit"
+    GROUP: ClassVar[str] = GROUP
 
     metadata: ObjectMeta
     spec: Annotated[NodeUnitSpec, Meta(description="Which unit it is, its members, and what is said about it.")]
@@ -345,6 +346,7 @@ class NodeGroup(Struct, rename="camel"):
     """NodeGroup is all units of one unique key; users may have units found by node labels or other NodeUnits."""
 
     KIND: ClassVar[str] = "NodeGroup"
+    GROUP: ClassVar[str] = GROUP
 
     metadata: ObjectMeta
     spec: Annotated[NodeGroupSpec, Meta(description="Which key it is, and how its units are found.")]

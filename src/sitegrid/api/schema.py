@@ -15,6 +15,15 @@ import yaml
 from sitegrid.api.grids import VERSION
 from sitegrid.api.nodeunits import NODE_GROUP_RULES, NODE_UNIT_RULES, NodeGroup, NodeUnit
 from sitegrid.api.servicegrids import MAX_SERVICE_NAME, SERVICE_NAME_PATTERN, SERVICE_SUFFIX, ServiceGrid
+from sitegrid.api.superedge import (
+    OPTIONAL_API,
+    SITE_VERSIONS,
+    SiteNodeGroup,
+    SiteNodeUnit,
+    SuperEdgeDeploymentGrid,
+    SuperEdgeServiceGrid,
+    SuperEdgeStatefulSetGrid,
+)
 from sitegrid.api.workloads import DaemonSetGrid, DeploymentGrid, StatefulSetGrid
 from sitegrid.wire.labels import GROUP
 
@@ -39,15 +48,29 @@ class Definition(NamedTuple):
     columns: tuple[Column, ...]
     rules: tuple[dict[str, str], ...] = ()
     namespaced: bool = True
+    versions: tuple[str, ...] = (VERSION,)
+    """The first is stored; all have the same schema."""
 
     @property
     def kind(self) -> str:
-        """The kind, which is the name of the type."""
-        return self.type.__name__
+        """The kind."""
+        kind: str = self.type.KIND  # type: ignore[attr-defined]
+        return kind
+
+    @property
+    def group(self) -> str:
+        """The API group."""
+        group: str = self.type.GROUP  # type: ignore[attr-defined]
+        return group
+
+    @property
+    def singular(self) -> str:
+        """The name of one object for kubectl."""
+        return self.kind.lower() if self.group == GROUP else f"superedge{self.kind.lower()}"
 
     @property
     def file_name(self) -> str:
-        """Where the CRD is kept in ``deploy/crds``."""
+        """Where the CRD is kept in ``deploy/crds`` or ``deploy/superedge``; their nodeunits differ by the group."""
         return f"{self.plural}.yaml"
 
 
@@ -66,6 +89,27 @@ _WORKLOAD_COLUMNS = (
     _AGE,
 )
 
+_SERVICE_COLUMNS = (
+    _KEY,
+    Column("Service", "string", ".status.serviceName", "The Service of all units"),
+    _UNITS,
+    _AGE,
+)
+_SERVICE_RULES = (
+    {
+        "rule": (
+            "has(self.spec.serviceName) || "
+            f"(self.metadata.name.matches(r'{SERVICE_NAME_PATTERN}') && "
+            f"size(self.metadata.name) <= {MAX_SERVICE_NAME - len(SERVICE_SUFFIX)})"
+        ),
+        "message": (
+            f"the default Service name '<name>{SERVICE_SUFFIX}' is not a legal Service name (at most "
+            f"{MAX_SERVICE_NAME} lower-case letters, digits and '-', beginning with a letter): "
+            "set spec.serviceName"
+        ),
+    },
+)
+
 DEFINITIONS: tuple[Definition, ...] = (
     Definition(DeploymentGrid, "deploymentgrids", "dg", _WORKLOAD_COLUMNS),
     Definition(StatefulSetGrid, "statefulsetgrids", "ssg", _WORKLOAD_COLUMNS),
@@ -81,26 +125,7 @@ DEFINITIONS: tuple[Definition, ...] = (
             },
         ),
     ),
-    Definition(
-        ServiceGrid,
-        "servicegrids",
-        "sg",
-        (_KEY, Column("Service", "string", ".status.serviceName", "The Service of all units"), _UNITS, _AGE),
-        (
-            {
-                "rule": (
-                    "has(self.spec.serviceName) || "
-                    f"(self.metadata.name.matches(r'{SERVICE_NAME_PATTERN}') && "
-                    f"size(self.metadata.name) <= {MAX_SERVICE_NAME - len(SERVICE_SUFFIX)})"
-                ),
-                "message": (
-                    f"the default Service name '<name>{SERVICE_SUFFIX}' is not a legal Service name (at most "
-                    f"{MAX_SERVICE_NAME} lower-case letters, digits and '-', beginning with a letter): "
-                    "set spec.serviceName"
-                ),
-            },
-        ),
-    ),
+    Definition(ServiceGrid, "servicegrids", "sg", _SERVICE_COLUMNS, _SERVICE_RULES),
     Definition(
         NodeUnit,
         "nodeunits",
@@ -127,43 +152,80 @@ DEFINITIONS: tuple[Definition, ...] = (
 )
 
 
+# kubectl takes an ambiguous name for the kind whose group comes first by name, which ours does not; so no short name
+# and no singular of theirs is one of ours (``deploymentgrid.superedge.io`` is found by its kind).
+SUPEREDGE_DEFINITIONS: tuple[Definition, ...] = (
+    Definition(SuperEdgeDeploymentGrid, "deploymentgrids", "sedg", _WORKLOAD_COLUMNS),
+    Definition(SuperEdgeStatefulSetGrid, "statefulsetgrids", "sessg", _WORKLOAD_COLUMNS),
+    Definition(SuperEdgeServiceGrid, "servicegrids", "sesg", _SERVICE_COLUMNS, _SERVICE_RULES),
+    Definition(
+        SiteNodeUnit,
+        "nodeunits",
+        "senu",
+        (
+            Column("Type", "string", ".spec.type", "edge, cloud, master or other"),
+            Column("Ready", "string", ".status.readyRate", "Ready nodes of all nodes"),
+            _AGE,
+        ),
+        namespaced=False,
+        versions=SITE_VERSIONS,
+    ),
+    Definition(
+        SiteNodeGroup,
+        "nodegroups",
+        "seng",
+        (Column("Units", "integer", ".status.unitNumber", "How many NodeUnits it has"), _AGE),
+        namespaced=False,
+        versions=SITE_VERSIONS,
+    ),
+)
+"""SuperEdge's kinds, which are optional."""
+
+
 def custom_resource_definition(definition: Definition) -> dict[str, Any]:
     """Return the CustomResourceDefinition of one type, as apiextensions.k8s.io/v1 wants it."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{definition.plural}.{GROUP}"},
+        "metadata": {
+            "name": f"{definition.plural}.{definition.group}",
+            **({} if definition.group == GROUP else {"labels": {OPTIONAL_API: "superedge"}}),
+        },
         "spec": {
-            "group": GROUP,
+            "group": definition.group,
+            # SuperEdge's own CRDs, which these replace, may still say otherwise.
+            **({} if definition.group == GROUP else {"preserveUnknownFields": False}),
             "scope": "Namespaced" if definition.namespaced else "Cluster",
             "names": {
                 "kind": definition.kind,
                 "listKind": f"{definition.kind}List",
                 "plural": definition.plural,
-                "singular": definition.kind.lower(),
+                "singular": definition.singular,
                 "shortNames": [definition.short_name],
                 "categories": ["grids"],
             },
-            "versions": [
-                {
-                    "name": VERSION,
-                    "served": True,
-                    "storage": True,
-                    "subresources": {"status": {}},
-                    "additionalPrinterColumns": [
-                        {
-                            "name": column.name,
-                            "type": column.type,
-                            "jsonPath": column.path,
-                            "description": column.description,
-                            **({"priority": column.priority} if column.priority else {}),
-                        }
-                        for column in definition.columns
-                    ],
-                    "schema": {"openAPIV3Schema": structural_schema(definition)},
-                }
-            ],
+            "versions": [_version(definition, name) for name in definition.versions],
         },
+    }
+
+
+def _version(definition: Definition, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "served": True,
+        "storage": name == definition.versions[0],
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": [
+            {
+                "name": column.name,
+                "type": column.type,
+                "jsonPath": column.path,
+                "description": column.description,
+                **({"priority": column.priority} if column.priority else {}),
+            }
+            for column in definition.columns
+        ],
+        "schema": {"openAPIV3Schema": structural_schema(definition)},
     }
 
 
@@ -210,7 +272,17 @@ def _structural(schema: dict[str, Any], components: dict[str, Any]) -> dict[str,
 
 
 def to_yaml(definition: Definition) -> str:
-    """Return the CRD as the text of its file in ``deploy/crds``."""
+    """Return the CRD as the text of its file in ``deploy/crds`` or ``deploy/superedge``."""
     head = "# Made by `sitegrid crds --write` from src/sitegrid/api; edit the types, not this file.\n"
     body: str = yaml.safe_dump(custom_resource_definition(definition), sort_keys=False, width=118)
     return head + body
+
+
+def crd_files() -> dict[str, str]:
+    """Return the files of ``deploy/crds`` by name: our own kinds."""
+    return {definition.file_name: to_yaml(definition) for definition in DEFINITIONS}
+
+
+def superedge_files() -> dict[str, str]:
+    """Return the files of ``deploy/superedge`` by name: SuperEdge's kinds."""
+    return {definition.file_name: to_yaml(definition) for definition in SUPEREDGE_DEFINITIONS}

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct, field
 from sitegrid.api.grids import GridUniqKey, template_field
 from sitegrid.api.meta import ObjectMeta
 from sitegrid.api.status import ServiceGridStatus
+from sitegrid.wire.labels import GROUP
 
 SERVICE_NAME_PATTERN: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 """A DNS-1035 label, which is what Kubernetes wants of a Service's name (apimachinery's IsDNS1035Label)."""
@@ -52,6 +53,7 @@ class ServiceGrid(Struct, rename="camel"):
     """ServiceGrid makes one Service for all units, closed: a node reaches only the endpoints of its own unit."""
 
     KIND: ClassVar[str] = "ServiceGrid"
+    GROUP: ClassVar[str] = GROUP
 
     metadata: ObjectMeta
     spec: Annotated[

@@ -16,6 +16,7 @@ from sitegrid.api.grids import GridUniqKey, template_field
 from sitegrid.api.matchers import MATCHER_RULES, UnitMatcher
 from sitegrid.api.meta import ObjectMeta
 from sitegrid.api.status import GridStatus
+from sitegrid.wire.labels import GROUP
 
 DEFAULT_TEMPLATE: Final = "default"
 """The name by which `templates` and `defaultTemplateName` mean `spec.template` itself."""
@@ -200,6 +201,7 @@ class WorkloadGrid(Struct, rename="camel", kw_only=True):
     """What all workload grids are; planning and the controller know no more of a kind."""
 
     KIND: ClassVar[str] = ""
+    GROUP: ClassVar[str] = GROUP
 
     metadata: ObjectMeta
     spec: WorkloadGridSpec

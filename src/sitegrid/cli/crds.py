@@ -20,6 +20,9 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="print the CustomResourceDefinitions (pipe them to `kubectl apply -f -`)",
         description="Print the CustomResourceDefinitions of sitegrid: `sitegrid crds | kubectl apply -f -`.",
     )
+    parser.add_argument(
+        "--superedge", action="store_true", help="SuperEdge's kinds (superedge.io, site.superedge.io) instead of ours"
+    )
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--write", metavar="DIR", type=Path, help="write one file per kind into DIR instead")
     group.add_argument(
@@ -34,13 +37,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CommandError: A file is missing, stale, or cannot be written.
     """
-    from sitegrid.api.schema import DEFINITIONS, to_yaml
+    from sitegrid.api.schema import crd_files, superedge_files
 
-    files = {definition.file_name: to_yaml(definition) for definition in DEFINITIONS}
+    files = superedge_files() if args.superedge else crd_files()
     if args.write:
         _write(args.write, files)
     elif args.check:
-        _check(args.check, files)
+        _check(args.check, files, "--superedge " if args.superedge else "")
     else:
         sys.stdout.write("---\n".join(files.values()))
     return 0
@@ -55,8 +58,10 @@ def _write(directory: Path, files: dict[str, str]) -> None:
         raise CommandError(f"cannot write the CRDs: {error}") from error
 
 
-def _check(directory: Path, files: dict[str, str]) -> None:
+def _check(directory: Path, files: dict[str, str], option: str) -> None:
     present = {path.name: path.read_text(encoding="utf-8") for path in directory.glob("*.yaml")}
     stale = sorted(name for name in files.keys() | present.keys() if files.get(name) != present.get(name))
     if stale:
-        raise CommandError(f"{', '.join(stale)} in {directory} differ: run `sitegrid crds --write {directory}`")
+        raise CommandError(
+            f"{', '.join(stale)} in {directory} differ: run `sitegrid crds {option}--write {directory}`"
+        )

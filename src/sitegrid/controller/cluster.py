@@ -20,10 +20,26 @@ from sitegrid.api.meta import ObjectMeta
 from sitegrid.api.nodeunits import NodeGroup, NodeUnit
 from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.workloads import WorkloadGrid
+from sitegrid.controller.optional import Optional
 from sitegrid.controller.reaches import NodeReaches
-from sitegrid.controller.resources import NODEGROUPS, NODEUNITS, SERVICEGRIDS, child_resource, grid_resource
+from sitegrid.controller.resources import (
+    NODEGROUPS,
+    NODEUNITS,
+    SERVICEGRIDS,
+    child_resource,
+    grid_resource,
+    service_grid_resource,
+)
 from sitegrid.controller.written import Written
-from sitegrid.grid.kinds import COMPANION_KINDS, WORKLOAD_KINDS, ObjectKind, WorkloadKind
+from sitegrid.grid.kinds import (
+    COMPANION_KINDS,
+    SERVICE,
+    SERVICE_KINDS,
+    WORKLOAD_KINDS,
+    ObjectKind,
+    WorkloadKind,
+    owner_kind,
+)
 from sitegrid.grid.nodeunits import Declaration, UnitOfKey, declared, is_generated
 from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
 from sitegrid.grid.slices import is_source, is_unit_slice
@@ -99,12 +115,12 @@ class KnownUnits:
 
 
 class WorkloadStores:
-    """The grids of one kind, and their children."""
+    """The grids of one kind, and the children of all kinds of grid that make such ones."""
 
-    def __init__(self, kind: WorkloadKind, clock: Callable[[], float]) -> None:
+    def __init__(self, kind: WorkloadKind, children: Written[Workload], clock: Callable[[], float]) -> None:
         self.kind = kind
         self.grids: Written[WorkloadGrid] = Written(Store(), {KEY: _unique_key}, clock=clock)
-        self.children: Written[Workload] = Written(Store(), {OWNER: _owner}, clock=clock)
+        self.children = children
 
 
 class Cluster:
@@ -123,20 +139,30 @@ class Cluster:
         self.node_groups: Written[NodeGroup] = Written(Store(), {KEY: _unique_key}, clock=clock)
         self.units = KnownUnits(self.nodes, self.node_units.store)
         self.reaches = NodeReaches(self.nodes, now=now)
-        self.workloads = {name: WorkloadStores(kind, clock) for name, kind in WORKLOAD_KINDS.items()}
-        """By the kind of the grid."""
+        self.children: dict[ObjectKind, Written[Workload]] = {
+            kind.child: Written(Store(), {OWNER: _owner}, clock=clock) for kind in WORKLOAD_KINDS.values()
+        }
+        self.workloads = {
+            name: WorkloadStores(kind, self.children[kind.child], clock) for name, kind in WORKLOAD_KINDS.items()
+        }
+        """By the name of the kind of grid."""
         self.companions: dict[ObjectKind, Written[Companion]] = {
             kind: Written(Store(), {OWNER: _owner}, clock=clock) for kind in COMPANION_KINDS
         }
-        self.service_grids: Written[ServiceGrid] = Written(Store(), {KEY: _unique_key}, clock=clock)
+        self.service_grid_stores: dict[str, Written[ServiceGrid]] = {
+            name: Written(Store(), {KEY: _unique_key}, clock=clock) for name in SERVICE_KINDS
+        }
+        """By the name of the kind."""
+        self.service_grids = self.service_grid_stores[SERVICE.name]
         self.services: Written[Service] = Written(Store(), {OWNER: _owner}, clock=clock)
         self.slices: Written[EndpointSlice] = Written(
             Store(), {SOURCE: _source, UNIT_SLICE: _unit_slice}, clock=clock
         )
         self._reflectors: list[Reflector[Any]] = []
+        self.optional = Optional()
 
     def reflect(self, client: Client) -> list[Reflector[Any]]:
-        """Return the reflectors that fill the stores from `client`; the caller runs them."""
+        """Return the reflectors that fill the stores from `client`; the caller runs them, and `optional`."""
         self._reflectors = [
             Reflector(client, NODES, self.nodes, object_type=Node),
             Reflector(client, NODEUNITS, self.node_units.store, object_type=NodeUnit),
@@ -148,21 +174,41 @@ class Cluster:
             ),
         ]
         for stores in self.workloads.values():
-            kind, child = stores.kind, child_resource(stores.kind.child)
-            self._reflectors += [
-                Reflector(client, grid_resource(kind), stores.grids.store, object_type=kind.grid_type),
-                Reflector(client, child, stores.children.store, object_type=Workload, label_selector=GRID),
-            ]
+            kind, grids = stores.kind, stores.grids.store
+            if kind.optional:
+                self.optional.add(grid_resource(kind), grids, kind.grid_type)
+            else:
+                self._reflectors.append(Reflector(client, grid_resource(kind), grids, object_type=kind.grid_type))
+        for name, service_kind in SERVICE_KINDS.items():
+            if service_kind.optional:
+                service_grids = self.service_grid_stores[name].store
+                self.optional.add(service_grid_resource(service_kind), service_grids, service_kind.grid_type)
+        for child_kind, children in self.children.items():
+            child = child_resource(child_kind)
+            self._reflectors.append(
+                Reflector(client, child, children.store, object_type=Workload, label_selector=GRID)
+            )
         for object_kind, companions in self.companions.items():
             resource = child_resource(object_kind)
             self._reflectors.append(
                 Reflector(client, resource, companions.store, object_type=Companion, label_selector=GRID)
             )
+        self._reflectors.append(self.optional.reflect(client))
         return self._reflectors
 
     def grid_stores(self) -> list[Store[Any]]:
         """Return the stores of grids, of all kinds."""
-        return [*(stores.grids.store for stores in self.workloads.values()), self.service_grids.store]
+        return [
+            *(stores.grids.store for stores in self.workloads.values()),
+            *(service_grids.store for service_grids in self.service_grid_stores.values()),
+        ]
+
+    def service_grid_of(self, service: Service) -> ServiceGrid | None:
+        """Return the ServiceGrid that controls a Service, of whatever kind."""
+        owner = service.metadata.controller()
+        store = self.service_grid_stores.get(owner_kind(owner)) if owner is not None else None
+        grid = store.get(service.metadata.namespace, owner.name) if store is not None and owner is not None else None
+        return grid if grid is not None and owner is not None and grid.metadata.uid == owner.uid else None
 
     def unsynced(self) -> list[str]:
         """Return what is still missing, in words for /readyz and the log; empty when everything is observed."""
@@ -176,7 +222,8 @@ class Cluster:
     def counts(self) -> tuple[int, int, int]:
         """Return how many workload grids, ServiceGrids and nodes are observed."""
         workload_grids = sum(len(stores.grids.store) for stores in self.workloads.values())
-        return workload_grids, len(self.service_grids.store), len(self.nodes)
+        service_grids = sum(len(service_grids.store) for service_grids in self.service_grid_stores.values())
+        return workload_grids, service_grids, len(self.nodes)
 
     async def wait_synced(self) -> None:
         """Return when every store has been complete once."""
@@ -190,6 +237,7 @@ class Cluster:
                     log.warning("install the CustomResourceDefinitions: sitegrid crds | kubectl apply -f -")
         finally:
             waiting.cancel()
+        await self.optional.wait_synced()
 
 
 def changed_labels(old: Node | None, new: Node | None) -> set[str]:

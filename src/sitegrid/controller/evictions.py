@@ -15,14 +15,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
-from sitegrid.api.workloads import DeploymentGrid, WorkloadGrid
-from sitegrid.controller.cluster import Cluster
+from sitegrid.api.workloads import WorkloadGrid
+from sitegrid.controller.cluster import Cluster, WorkloadStores
 from sitegrid.controller.queues import GridKey
 from sitegrid.controller.reporter import Reporter
 from sitegrid.controller.resources import grid_resource
 from sitegrid.controller.writer import Writer
 from sitegrid.grid.eviction import LostNode, find_lost
-from sitegrid.grid.kinds import DEPLOYMENT
 from sitegrid.grid.observed import Pod
 from sitegrid.grid.workload import name_of_child
 from sitegrid.kube.client import ObjectList
@@ -50,10 +49,11 @@ class Lists(Protocol):
 
 
 class Evictions:
-    """Passes over DeploymentGrids that look for lost nodes."""
+    """Passes over the DeploymentGrids of one kind that look for lost nodes."""
 
     def __init__(
         self,
+        stores: WorkloadStores,
         cluster: Cluster,
         api: Lists,
         writer: Writer,
@@ -61,6 +61,7 @@ class Evictions:
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self._kind, self._grids = stores.kind, stores.grids
         self._cluster = cluster
         self._api = api
         self._writer = writer
@@ -74,7 +75,7 @@ class Evictions:
 
         Raises ApiError and Unreachable.
         """
-        grid = self._cluster.workloads[DeploymentGrid.KIND].grids.get(key.namespace, key.name)
+        grid = self._grids.get(key.namespace, key.name)
         unready = self._cluster.reaches.unready()
         if grid is None or grid.metadata.deletion_timestamp or not unready:
             self._done.pop(grid.metadata.uid if grid is not None else "", None)
@@ -105,7 +106,7 @@ class Evictions:
             label_selector=f"{UNIT}={unit}",
             field_selector=f"spec.nodeName={lost.node}",
         )
-        child = name_of_child(DEPLOYMENT, grid, lost.unit)
+        child = name_of_child(self._kind, grid, lost.unit)
         pods = [
             pod.metadata for pod in found.items if pod.of_deployment(child) and not pod.metadata.deletion_timestamp
         ]
@@ -117,7 +118,7 @@ class Evictions:
                 f"Node {lost.node} of unit {lost.unit} is lost, other nodes of the unit are not: "
                 f"deleted its pods, to be run there: {names}"
             )
-            log.warning("DeploymentGrid %s/%s: %s", grid.metadata.namespace, grid.metadata.name, note)
+            log.warning("%s %s/%s: %s", self._kind.name, grid.metadata.namespace, grid.metadata.name, note)
             self._reporter.warning(
-                grid_resource(DEPLOYMENT), grid.metadata, reason="UnitNodeLost", action="Evict", note=note
+                grid_resource(self._kind), grid.metadata, reason="UnitNodeLost", action="Evict", note=note
             )

@@ -16,8 +16,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
 from sitegrid.api.nodeunits import NodeUnit
-from sitegrid.api.servicegrids import ServiceGrid
-from sitegrid.api.workloads import DeploymentGrid
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.evictions import Evictions, Lists
 from sitegrid.controller.memberships import Memberships
@@ -33,6 +31,7 @@ from sitegrid.controller.triggers import Triggers
 from sitegrid.controller.unittriggers import NODE, UnitTriggers
 from sitegrid.controller.workloads import Workloads
 from sitegrid.controller.writer import Api, Writer
+from sitegrid.grid.kinds import DEPLOYMENT, SERVICE_KINDS
 from sitegrid.kube.errors import ApiError, Unreachable
 from sitegrid.kube.queue import WorkQueue
 
@@ -68,8 +67,14 @@ class Manager:
             kind: Workloads(stores.kind, cluster, writer, statuses, reporter)
             for kind, stores in cluster.workloads.items()
         }
-        self._evictions = Evictions(cluster, api, writer, reporter)
-        self._services = Services(cluster, writer, statuses, reporter)
+        self._evictions = {
+            kind: Evictions(stores, cluster, api, writer, reporter)
+            for kind, stores in cluster.workloads.items()
+            if stores.kind.child == DEPLOYMENT.child
+        }
+        self._services = {
+            name: Services(kind, cluster, writer, statuses, reporter) for name, kind in SERVICE_KINDS.items()
+        }
         # Writes of slices have their own share, so that they never wait behind a rollout's.
         self._slices = Slices(cluster, Writer(api, metrics, parallel=SLICE_WRITES))
         unit_writer = Writer(api, metrics, parallel=UNIT_WORKERS)
@@ -107,11 +112,11 @@ class Manager:
             queues.shut_down()
 
     async def _grid(self, key: GridKey) -> float | None:
-        if key.kind == ServiceGrid.KIND:
-            return await self._services.reconcile(key)
+        if key.kind in self._services:
+            return await self._services[key.kind].reconcile(key)
         times = [await self._workloads[key.kind].reconcile(key)]
-        if key.kind == DeploymentGrid.KIND:
-            times.append(await self._evictions.reconcile(key))
+        if key.kind in self._evictions:
+            times.append(await self._evictions[key.kind].reconcile(key))
         return min((seconds for seconds in times if seconds is not None), default=None)
 
     async def _service_slices(self, key: ServiceKey) -> float | None:

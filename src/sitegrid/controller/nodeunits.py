@@ -19,6 +19,7 @@ from sitegrid.controller.reporter import Reporter
 from sitegrid.controller.resources import NODEGROUPS, NODEUNITS
 from sitegrid.controller.statuses import Statuses
 from sitegrid.controller.writer import Writer
+from sitegrid.grid.kinds import qualified
 from sitegrid.grid.membership import Owner
 from sitegrid.grid.nodeunits import generated_node_group, generated_node_unit, is_generated
 from sitegrid.grid.nodeunitstatus import group_status, runs_in, unit_status
@@ -170,7 +171,7 @@ class NodeUnits:
     def _grids(self, key: str, unit: Unit | None = None) -> list[str]:
         """Return the grids that use `key`, or that run in one unit of it, as a status names them."""
         return sorted(
-            f"{grid.KIND} {grid.metadata.namespace}/{grid.metadata.name}"
+            f"{qualified(grid.GROUP, grid.KIND)} {grid.metadata.namespace}/{grid.metadata.name}"
             for store in self._cluster.grid_stores()
             for grid in store.by_index(KEY, key)
             if not grid.metadata.deletion_timestamp and (unit is None or runs_in(grid, unit))

@@ -74,6 +74,7 @@ async def _work(client: Client, settings: Settings) -> None:
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         for reflector in cluster.reflect(client):
             tasks.create_task(reflector.run())
+        tasks.create_task(cluster.optional.run(client))
         tasks.create_task(recorder.run())
 
         async def lead() -> None:

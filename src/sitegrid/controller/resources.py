@@ -5,24 +5,30 @@ from __future__ import annotations
 from typing import Final
 
 from sitegrid.api.grids import VERSION
-from sitegrid.grid.kinds import COMPANION_KINDS, WORKLOAD_KINDS, ObjectKind, WorkloadKind
+from sitegrid.grid.kinds import COMPANION_KINDS, SERVICE, WORKLOAD_KINDS, ObjectKind, ServiceKind, WorkloadKind
 from sitegrid.kube.resources import Resource
 from sitegrid.wire.labels import GROUP
 
-SERVICEGRIDS: Final = Resource(GROUP, VERSION, "servicegrids", "ServiceGrid", True)
 NODEUNITS: Final = Resource(GROUP, VERSION, "nodeunits", "NodeUnit", False)
 NODEGROUPS: Final = Resource(GROUP, VERSION, "nodegroups", "NodeGroup", False)
 
 
 def grid_resource(kind: WorkloadKind) -> Resource:
     """Return the resource type of the grids of `kind`."""
-    return Resource(GROUP, VERSION, kind.grid_plural, kind.grid_kind, True)
+    return Resource(kind.grid_type.GROUP, VERSION, kind.grid_plural, kind.grid_kind, True)
+
+
+def service_grid_resource(kind: ServiceKind) -> Resource:
+    """Return the resource type of the ServiceGrids of `kind`."""
+    return Resource(kind.grid_type.GROUP, VERSION, "servicegrids", kind.grid_type.KIND, True)
 
 
 def child_resource(kind: ObjectKind) -> Resource:
     """Return the resource type of children or companions of `kind`."""
     return _CHILDREN[kind]
 
+
+SERVICEGRIDS: Final = service_grid_resource(SERVICE)
 
 _CHILDREN: Final = {
     kind: Resource(kind.group, kind.version, kind.plural, kind.kind, True)

@@ -18,11 +18,12 @@ from sitegrid.controller.children import make_child
 from sitegrid.controller.cluster import OWNER, Cluster, decode
 from sitegrid.controller.queues import GridKey
 from sitegrid.controller.reporter import Reporter, refused_change
-from sitegrid.controller.resources import SERVICEGRIDS
+from sitegrid.controller.resources import service_grid_resource
 from sitegrid.controller.retries import Retries
 from sitegrid.controller.statuses import Statuses
 from sitegrid.controller.writer import Writer
 from sitegrid.grid.applied import Verdicts, annotated, applied_hash
+from sitegrid.grid.kinds import ServiceKind
 from sitegrid.grid.observed import Service
 from sitegrid.grid.problem import Problem, name_conflict
 from sitegrid.grid.service import wanted_service
@@ -45,10 +46,11 @@ class _Memory:
 
 
 class Services:
-    """Passes over ServiceGrids."""
+    """Passes over the ServiceGrids of one kind."""
 
     def __init__(
         self,
+        kind: ServiceKind,
         cluster: Cluster,
         writer: Writer,
         statuses: Statuses,
@@ -58,6 +60,8 @@ class Services:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
+        self._grids = cluster.service_grid_stores[kind.name]
+        self._resource = service_grid_resource(kind)
         self._writer = writer
         self._statuses = statuses
         self._reporter = reporter
@@ -69,7 +73,7 @@ class Services:
 
     async def reconcile(self, key: GridKey) -> float | None:
         """Bring the grid's Service and status to what they should be; return in how many seconds to come again."""
-        grid = self._cluster.service_grids.get(key.namespace, key.name)
+        grid = self._grids.get(key.namespace, key.name)
         if grid is None or grid.metadata.deletion_timestamp:
             if (memory := self._memory.pop(key, None)) is not None:
                 self._statuses.forget(memory.uid)
@@ -83,7 +87,7 @@ class Services:
             await self._delete_former(grid)
         units = sum(1 for info in self._cluster.units.of(grid.spec.grid_uniq_key).values() if info.nodes)
         status = service_status(grid, units, problem, now=self._now())
-        wake = await self._statuses.write(SERVICEGRIDS, self._cluster.service_grids, grid, status)
+        wake = await self._statuses.write(self._resource, self._grids, grid, status)
         times = (wake or None, memory.retries.next_due())
         return min((seconds for seconds in times if seconds is not None), default=None)
 
@@ -114,7 +118,7 @@ class Services:
         retries.failed(_SERVICE, digest, problem)
         if problem is not None:
             self._reporter.warning(
-                SERVICEGRIDS, grid.metadata, reason="FailedApply", action="Apply", note=problem.message
+                self._resource, grid.metadata, reason="FailedApply", action="Apply", note=problem.message
             )
 
     def _settled(self, service: Service, wanted: dict[str, Any], digest: str) -> bool:
@@ -141,7 +145,7 @@ class Services:
         self._verdicts.settle(applied.metadata, digest)
         note = f"{done}d Service {applied.metadata.name}"
         log.info("%s: %s", _name(grid), note)
-        self._reporter.normal(SERVICEGRIDS, grid.metadata, reason=f"Successful{done}", action=done, note=note)
+        self._reporter.normal(self._resource, grid.metadata, reason=f"Successful{done}", action=done, note=note)
         return None
 
     async def _delete_former(self, grid: ServiceGrid) -> None:
@@ -154,7 +158,9 @@ class Services:
             self._cluster.services.deleted(service.metadata)
             note = f"Deleted Service {service.metadata.name}: serviceName is {name} now"
             log.info("%s: %s", _name(grid), note)
-            self._reporter.normal(SERVICEGRIDS, grid.metadata, reason="SuccessfulDelete", action="Delete", note=note)
+            self._reporter.normal(
+                self._resource, grid.metadata, reason="SuccessfulDelete", action="Delete", note=note
+            )
 
     def _forget_gone(self, old: Service | None, new: Service | None) -> None:
         if new is None and old is not None:

@@ -114,11 +114,7 @@ class Slices:
         return GridSet(owner.name, child.metadata.labels.get(UNIT, ""))
 
     def _grid_of(self, service: Service | None) -> ServiceGrid | None:
-        owner = service.metadata.controller() if service is not None else None
-        if service is None or owner is None or owner.kind != ServiceGrid.KIND:
-            return None
-        grid = self._cluster.service_grids.get(service.metadata.namespace, owner.name)
-        return grid if grid is not None and grid.metadata.uid == owner.uid else None
+        return None if service is None else self._cluster.service_grid_of(service)
 
     async def _write(self, item: EndpointSlice, present: EndpointSlice | None) -> None:
         """Make `present` what `item` says, without managedFields: they would be two fifths of it on every WAN.

@@ -7,6 +7,7 @@ Invariant I7: a node's heartbeat, which changes no label and no condition's stat
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Final, TypeVar
 
@@ -15,6 +16,7 @@ from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.workloads import StatefulSetGrid, WorkloadGrid
 from sitegrid.controller.cluster import KEY, OWNER, Cluster, changed_declarations, changed_labels
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey
+from sitegrid.grid.kinds import SERVICE_KINDS, WORKLOAD_KINDS, owner_kind
 from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
 from sitegrid.grid.reachability import reach_of
 from sitegrid.grid.slices import is_source, is_unit_slice
@@ -22,6 +24,8 @@ from sitegrid.wire.labels import GRID, SERVICE_NAME, UNIT_SERVICE_NAME, label_va
 
 CHILD_DELAY: Final = 0.1
 """Seconds to wait after a child's status changed, since its neighbours' are about to."""
+
+GRID_KINDS: Final = WORKLOAD_KINDS.keys() | SERVICE_KINDS.keys()
 
 C = TypeVar("C", Workload, Service)
 
@@ -37,11 +41,14 @@ class Triggers:
         cluster.node_units.store.add_handler(self._node_unit)
         for kind, stores in cluster.workloads.items():
             stores.grids.store.add_handler(partial(self._workload_grid, kind))
-            stores.children.store.add_handler(partial(self._child, kind))
+        for child_kind, children in cluster.children.items():
+            makers = [kind for kind, stores in cluster.workloads.items() if stores.kind.child == child_kind]
+            children.store.add_handler(partial(self._child, makers))
         cluster.workloads[StatefulSetGrid.KIND].children.store.add_handler(self._stateful_set)
         for companions in cluster.companions.values():
             companions.store.add_handler(self._companion)
-        cluster.service_grids.store.add_handler(self._service_grid)
+        for kind, service_grids in cluster.service_grid_stores.items():
+            service_grids.store.add_handler(partial(self._service_grid, kind))
         cluster.services.store.add_handler(self._service)
         cluster.slices.store.add_handler(self._slice)
 
@@ -50,8 +57,9 @@ class Triggers:
         for kind, stores in self._cluster.workloads.items():
             for grid in stores.grids.store.list():
                 self._workload_grid(kind, None, grid)
-        for service_grid in self._cluster.service_grids.store.list():
-            self._service_grid(None, service_grid)
+        for kind, service_grids in self._cluster.service_grid_stores.items():
+            for service_grid in service_grids.store.list():
+                self._service_grid(kind, None, service_grid)
         for service in self._cluster.services.store.list():
             self._service(None, service)
         for item in self._cluster.slices.store.list():
@@ -62,8 +70,9 @@ class Triggers:
             return
         for key in changed_labels(old, new):
             self._workload_grids_of(key)
-            for service_grid in self._cluster.service_grids.store.by_index(KEY, key):
-                self._service_grid(None, service_grid)
+            for kind, service_grids in self._cluster.service_grid_stores.items():
+                for service_grid in service_grids.store.by_index(KEY, key):
+                    self._service_grid(kind, None, service_grid)
         if old is not None and new is not None and reach_of(old) != reach_of(new):
             self._reach(new)
 
@@ -71,8 +80,7 @@ class Triggers:
         """Add what depends on whether a node is heard of: where its units' pods are to run, and their endpoints."""
         for key in node.metadata.labels:
             self._workload_grids_of(key)
-            for service_grid in self._cluster.service_grids.store.by_index(KEY, key):
-                self._slices_of(service_grid)
+            self._slices_of_key(key)
 
     def _node_unit(self, old: NodeUnit | None, new: NodeUnit | None) -> None:
         if self.queues is None:
@@ -90,14 +98,19 @@ class Triggers:
         if self.queues is not None and grid is not None:
             self.queues.grids.add(GridKey(kind, grid.metadata.namespace, grid.metadata.name))
 
-    def _service_grid(self, old: ServiceGrid | None, new: ServiceGrid | None) -> None:
+    def _service_grid(self, kind: str, old: ServiceGrid | None, new: ServiceGrid | None) -> None:
         grid = new or old
         if self.queues is None or grid is None:
             return
-        self.queues.grids.add(GridKey(ServiceGrid.KIND, grid.metadata.namespace, grid.metadata.name))
+        self.queues.grids.add(GridKey(kind, grid.metadata.namespace, grid.metadata.name))
         if old is not None and new is not None and old.metadata.generation == new.metadata.generation:
             return
         self._slices_of(grid)
+
+    def _slices_of_key(self, key: str) -> None:
+        for service_grids in self._cluster.service_grid_stores.values():
+            for service_grid in service_grids.store.by_index(KEY, key):
+                self._slices_of(service_grid)
 
     def _slices_of(self, grid: ServiceGrid) -> None:
         if self.queues is None:
@@ -113,15 +126,15 @@ class Triggers:
             owner = companion.metadata.controller() if companion is not None else None
             if companion is None or owner is None:
                 continue
-            for kind, stores in self._cluster.workloads.items():
-                if owner.kind == stores.kind.child.kind:
-                    child = stores.children.get(companion.metadata.namespace, owner.name)
+            for child_kind, children in self._cluster.children.items():
+                if owner.kind == child_kind.kind:
+                    child = children.get(companion.metadata.namespace, owner.name)
                     if child is not None:
-                        self._child(kind, None, child)
+                        self._child((), None, child)
 
     def _service(self, old: Service | None, new: Service | None) -> None:
         service = new or old
-        self._child(ServiceGrid.KIND, old, new)
+        self._child(self._cluster.service_grid_stores, old, new)
         if self.queues is not None and service is not None:
             self.queues.slices.add(ServiceKey(service.metadata.namespace, service.metadata.name))
 
@@ -137,8 +150,11 @@ class Triggers:
             elif is_unit_slice(item):
                 self.queues.slices.add(ServiceKey(item.metadata.namespace, labels[UNIT_SERVICE_NAME]))
 
-    def _child(self, kind: str, old: C | None, new: C | None) -> None:
-        """Add the grids that control the child, or that wait for its name (which the label tells)."""
+    def _child(self, makers: Iterable[str], old: C | None, new: C | None) -> None:
+        """Add the grids that control the child; and where it is gone, of all its `makers` those that want its name.
+
+        The label tells their name, as well as that of the grid that it was of.
+        """
         if self.queues is None:
             return
         # What is gone must be made again at once; a status has time.
@@ -147,11 +163,12 @@ class Triggers:
             if child is None:
                 continue
             meta, owner = child.metadata, child.metadata.controller()
-            if owner is not None and owner.kind == kind:
+            if owner is not None and (kind := owner_kind(owner)) in GRID_KINDS:
                 self.queues.grids.add_after(GridKey(kind, meta.namespace, owner.name), delay)
             name = meta.labels.get(GRID, "")
-            if new is None and (owner is None or label_value(owner.name) != name):
-                self.queues.grids.add_after(GridKey(kind, meta.namespace, name), delay)
+            for kind in makers if new is None else ():
+                if owner is None or owner_kind(owner) != kind or label_value(owner.name) != name:
+                    self.queues.grids.add_after(GridKey(kind, meta.namespace, name), delay)
 
     def _stateful_set(self, old: Workload | None, new: Workload | None) -> None:
         """Add the slices in which its pods have their grid's name, when that is another or none now."""
@@ -160,12 +177,11 @@ class Triggers:
         owners = (old.metadata.controller(), new.metadata.controller())
         if owners[0] == owners[1]:
             return
-        grids = self._cluster.workloads[StatefulSetGrid.KIND].grids
         for owner in owners:
-            grid = grids.get(new.metadata.namespace, owner.name) if owner is not None else None
+            stores = self._cluster.workloads.get(owner_kind(owner)) if owner is not None else None
+            grid = stores.grids.get(new.metadata.namespace, owner.name) if stores is not None and owner else None
             if grid is not None:
-                for service_grid in self._cluster.service_grids.store.by_index(KEY, grid.spec.grid_uniq_key):
-                    self._slices_of(service_grid)
+                self._slices_of_key(grid.spec.grid_uniq_key)
 
 
 def _edited(old: Companion, new: Companion) -> bool:

@@ -69,7 +69,7 @@ class Workloads:
         self._kind = kind
         self._resource = grid_resource(kind)
         self._cluster = cluster
-        stores = cluster.workloads[kind.grid_kind]
+        stores = cluster.workloads[kind.name]
         self._grids, self._children = stores.grids, stores.children
         self._writer = writer
         self._statuses = statuses
@@ -268,7 +268,7 @@ class Workloads:
             self._verdicts.forget(old.metadata.uid)
 
     def _name(self, grid: WorkloadGrid) -> str:
-        return f"{self._kind.grid_kind} {grid.metadata.namespace}/{grid.metadata.name}"
+        return f"{self._kind.name} {grid.metadata.namespace}/{grid.metadata.name}"
 
 
 def _refused(action: Action, error: ApiError) -> Problem:

@@ -7,12 +7,27 @@ Read by planning (names, children, status) and by the controller (what to watch 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from sitegrid.api.grids import VERSION
+from sitegrid.api.meta import OwnerReference
+from sitegrid.api.servicegrids import ServiceGrid
+from sitegrid.api.superedge import SuperEdgeDeploymentGrid, SuperEdgeServiceGrid, SuperEdgeStatefulSetGrid
 from sitegrid.api.workloads import DaemonSetGrid, DeploymentGrid, StatefulSetGrid, WorkloadGrid
 from sitegrid.grid.observed import Workload
 from sitegrid.grid.patchfields import DAEMON_SET_SPEC, DEPLOYMENT_SPEC, STATEFUL_SET_SPEC
+from sitegrid.wire.labels import GROUP
+
+
+def qualified(group: str, kind: str) -> str:
+    """Return what tells a kind from those of other groups: our own have no group."""
+    return kind if group in ("", GROUP) else f"{kind}.{group}"
+
+
+def owner_kind(owner: OwnerReference) -> str:
+    """Return the `name` of the kind of grid that an owner is of."""
+    return qualified(owner.api_version.rpartition("/")[0], owner.kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +76,23 @@ class WorkloadKind:
 
     @property
     def grid_kind(self) -> str:
-        """The kind of the grid."""
+        """The kind of the grid, which kinds of other groups share."""
         return self.grid_type.KIND
+
+    @property
+    def name(self) -> str:
+        """What tells it from all kinds of all groups."""
+        return qualified(self.grid_type.GROUP, self.grid_type.KIND)
+
+    @property
+    def api_version(self) -> str:
+        """The `apiVersion` of the grids."""
+        return f"{self.grid_type.GROUP}/{VERSION}"
+
+    @property
+    def optional(self) -> bool:
+        """Whether the grid's CustomResourceDefinition need not be there."""
+        return self.grid_type.GROUP != GROUP
 
 
 def _replicas(child: Workload) -> PodCounts:
@@ -114,7 +144,35 @@ DAEMON_SET: Final = WorkloadKind(
     pods=_one_per_node,
 )
 
-WORKLOAD_KINDS: Final = {kind.grid_kind: kind for kind in (DEPLOYMENT, STATEFUL_SET, DAEMON_SET)}
+SUPEREDGE_DEPLOYMENT: Final = replace(DEPLOYMENT, grid_type=SuperEdgeDeploymentGrid)
+SUPEREDGE_STATEFUL_SET: Final = replace(STATEFUL_SET, grid_type=SuperEdgeStatefulSetGrid)
+
+WORKLOAD_KINDS: Final = {
+    kind.name: kind for kind in (DEPLOYMENT, STATEFUL_SET, DAEMON_SET, SUPEREDGE_DEPLOYMENT, SUPEREDGE_STATEFUL_SET)
+}
+"""By `WorkloadKind.name`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceKind:
+    """A kind of ServiceGrid: only the group differs."""
+
+    grid_type: type[ServiceGrid]
+
+    @property
+    def name(self) -> str:
+        """What tells it from all kinds of all groups."""
+        return qualified(self.grid_type.GROUP, self.grid_type.KIND)
+
+    @property
+    def optional(self) -> bool:
+        """Whether the grid's CustomResourceDefinition need not be there."""
+        return self.grid_type.GROUP != GROUP
+
+
+SERVICE: Final = ServiceKind(ServiceGrid)
+SERVICE_KINDS: Final = {kind.name: kind for kind in (SERVICE, ServiceKind(SuperEdgeServiceGrid))}
+"""By `ServiceKind.name`."""
 
 POD_DISRUPTION_BUDGET: Final = ObjectKind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
 HORIZONTAL_POD_AUTOSCALER: Final = ObjectKind(

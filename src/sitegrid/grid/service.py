@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sitegrid.api.grids import API_VERSION
+from sitegrid.api.grids import VERSION
 from sitegrid.api.meta import owner_reference
 from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.wire.labels import GRID, GRID_UNIQ_KEY, SERVICE_PROXY_NAME, SITEGRID, label_value
@@ -28,7 +28,7 @@ def wanted_service(grid: ServiceGrid) -> dict[str, Any]:
                 GRID_UNIQ_KEY: label_value(grid.spec.grid_uniq_key),
                 SERVICE_PROXY_NAME: SITEGRID,
             },
-            "ownerReferences": [owner_reference(API_VERSION, ServiceGrid.KIND, meta.name, meta.uid)],
+            "ownerReferences": [owner_reference(f"{grid.GROUP}/{VERSION}", ServiceGrid.KIND, meta.name, meta.uid)],
         },
         "spec": grid.spec.template,
     }

@@ -14,10 +14,12 @@ from typing import Final, Literal, NamedTuple
 from sitegrid.api.meta import timestamp
 from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.status import Condition, GridStatus, ServiceGridStatus
+from sitegrid.api.superedge import StatedGridStatus
 from sitegrid.api.workloads import WorkloadGrid
 from sitegrid.grid.blueprint import Blueprint
 from sitegrid.grid.plan import Plan
 from sitegrid.grid.problem import Problem
+from sitegrid.grid.superedge import with_states
 from sitegrid.grid.templates import unused_templates
 from sitegrid.grid.units import Units
 from sitegrid.grid.unitstates import GridUnits, bounded_states, shortened
@@ -66,6 +68,8 @@ def workload_status(
         unused_templates=unused_templates(grid.spec),
         unknown_units=blueprint.unknown(units),
     )
+    if isinstance(grid.status, StatedGridStatus):
+        status = with_states(status, plan.children)
     settled = (found.updated & found.ready) | found.suspended | found.problems.keys()
     return Report(status, bool(found.children.keys() - settled))
 

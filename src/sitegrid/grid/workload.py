@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sitegrid.api.grids import API_VERSION
 from sitegrid.api.meta import owner_reference
 from sitegrid.api.workloads import ReplicatedGridSpec, WorkloadGrid
 from sitegrid.grid.defaulted import with_pod_defaults, with_strategy
@@ -85,7 +84,7 @@ def _manifest(kind: WorkloadKind, grid: WorkloadGrid, unit: Unit, spec: dict[str
             "name": name_of_child(kind, grid, unit.value),
             "namespace": meta.namespace,
             "labels": child_labels(grid, unit.value),
-            "ownerReferences": [owner_reference(API_VERSION, kind.grid_kind, meta.name, meta.uid)],
+            "ownerReferences": [owner_reference(kind.api_version, kind.grid_kind, meta.name, meta.uid)],
         },
         "spec": _pinned(with_strategy(spec, kind.spec_type), unit_id(unit.key, unit.value), unit),
     }

@@ -59,7 +59,7 @@ _RESOURCES: Final = {
 
 async def apply(client: Client) -> None:
     """Create CRDs, accounts and permissions of all that runs in a lab; raises what `Client.apply` does."""
-    objects = [*_system_objects(), *load_manifests("rbac"), *load_manifests("crds")]
+    objects = [*_system_objects(), *load_manifests("rbac"), *load_manifests("crds"), *load_manifests("superedge")]
     for namespaces in (True, False):
         batch = [entry for entry in objects if (entry["kind"] == "Namespace") is namespaces]
         await asyncio.gather(

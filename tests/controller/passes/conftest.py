@@ -22,6 +22,7 @@ from sitegrid.controller.slices import Slices
 from sitegrid.controller.statuses import HOLD, Statuses
 from sitegrid.controller.workloads import Workloads
 from sitegrid.controller.writer import Writer
+from sitegrid.grid.kinds import SERVICE
 from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
 from sitegrid.kube.client import ObjectList
 from sitegrid.kube.errors import ApiError
@@ -254,7 +255,7 @@ class Controller:
             "services": (cluster.services.store, Service),
             "endpointslices": (cluster.slices.store, EndpointSlice),
         }
-        for workload in cluster.workloads.values():
+        for workload in (stores for stores in cluster.workloads.values() if not stores.kind.optional):
             self._stores[workload.kind.grid_plural] = (workload.grids.store, workload.kind.grid_type)
             self._stores[workload.kind.child.plural] = (workload.children.store, Workload)
         for kind, companions in cluster.companions.items():
@@ -266,8 +267,8 @@ class Controller:
             name: Workloads(stores.kind, cluster, writer, statuses, reporter, now=self.now, clock=self.time)
             for name, stores in cluster.workloads.items()
         }
-        self.services = Services(cluster, writer, statuses, reporter, now=self.now, clock=self.time)
-        self.evictions = Evictions(cluster, api, writer, reporter, now=self.now)
+        self.services = Services(SERVICE, cluster, writer, statuses, reporter, now=self.now, clock=self.time)
+        self.evictions = Evictions(cluster.workloads["DeploymentGrid"], cluster, api, writer, reporter, now=self.now)
         self.slices = Slices(cluster, writer, now=self.now)
 
     def time(self) -> float:

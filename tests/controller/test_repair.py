@@ -24,17 +24,42 @@ def _settled(world: Any, *values: str) -> None:
 
 
 def test_at_rest_nothing_is_written(world: Any, wait_for: Any) -> None:
-    """Heartbeats, and statuses that change back and forth, cause no write (I7)."""
-    _settled(world, "one", "two")
-    before = world.writes()
+    """Over all kinds of grids 90 heartbeats, and conditions that change and say nothing of readiness, write nothing (I7).
+
+    Units and keys have their NodeUnits and NodeGroup, which are looked at too.
+    """
+    values = [f"u{number:02}" for number in range(30)]
+    world.nodes(*values)
+    extras = {"podDisruptionBudget": {"maxUnavailable": 1}}
+    grids = [world.workload_grid(kind, **extras) for kind in ("DeploymentGrid", "StatefulSetGrid", "DaemonSetGrid")]
+    for grid in grids[:2]:
+        grid["spec"]["template"]["replicas"] = 0
+    grids[0]["spec"]["autoscaling"] = {"maxReplicas": 3}
+    world.plane.apply(*grids, world.service_grid())
+    for kind in ("dg", "ssg", "dsg"):
+        world.wait_condition("UnitsUpdated", type="Progressing", kind=kind)
+    nodes = [f"{value}-{world.namespace}" for value in values]
+    token = world.key.partition("-")[2]
+
+    def writes() -> list[str]:
+        refs = [(event["verb"], event["objectRef"]) for event in world.plane.audited()]
+        return [f"{verb} {ref['resource']} {ref.get('name', '')}" for verb, ref in refs if token in json.dumps(ref)]
+
+    def report(*conditions: dict[str, str]) -> None:
+        patch = json.dumps({"status": {"conditions": [*conditions]}})
+        world.plane.kubectl("patch", "node", *nodes, "--subresource=status", "--type=strategic", "-p", patch)
+
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    report(ready)
+    world.wait_quiet(5)
+    before = writes()
     for beat in range(3):
-        condition = {"type": "Ready", "status": "True", "reason": f"Beat{beat}", "message": ""}
-        patch = json.dumps({"status": {"conditions": [condition]}})
-        for node in ("one", "two"):
-            name = f"{node}-{world.namespace}"
-            world.plane.kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p", patch)
-    world.wait_quiet(3)
-    assert world.writes() == before
+        flap = {"type": "DiskPressure", "status": ("True", "False")[beat % 2], "reason": f"Beat{beat}"}
+        theirs = {"type": "TheirOwn", "status": ("False", "True")[beat % 2]}
+        report({**ready, "lastHeartbeatTime": f"2026-01-01T00:00:{beat:02}Z"}, flap, theirs)
+    world.plane.kubectl("annotate", "node", *nodes, "theirs=1")
+    world.wait_quiet(5)
+    assert writes() == before
 
 
 def test_each_child_was_written_once(world: Any) -> None:

@@ -176,6 +176,40 @@ def test_suspended_unit_is_left_alone(world: Any, wait_for: Any) -> None:
         world.plane.kubectl("delete", "nodeunit", unit["metadata"]["name"])
 
 
+def test_values_of_the_unit_in_budget_and_autoscaler(world: Any, wait_for: Any) -> None:
+    """Each unit has its own numbers; one without them says so and has its workload all the same."""
+    world.nodes("one", "two", "bare")
+    units = [
+        {
+            "apiVersion": "tkeedge.io/v1",
+            "kind": "NodeUnit",
+            "metadata": {"name": f"{unit}-{world.namespace}"},
+            "spec": {"gridUniqKey": world.key, "unit": unit, "values": {"min": least, "max": most}},
+        }
+        for unit, least, most in (("one", "1", "4"), ("two", "50%", "8"))
+    ]
+    world.plane.apply(*units)
+    try:
+        budget, scaling = {"minAvailable": "$(unit.values.min)"}, {"maxReplicas": "$(unit.values.max)"}
+        world.plane.apply(world.deployment_grid(podDisruptionBudget=budget, autoscaling=scaling))
+        world.wait_children("grid-one", "grid-two", "grid-bare")
+
+        def found(kind: str, field: str) -> dict[str, Any]:
+            items = world.plane.objects(kind, world.namespace)
+            return {item["metadata"]["name"]: item["spec"][field] for item in items}
+
+        least = {"grid-one-deployment": 1, "grid-two-deployment": "50%"}
+        most = {"grid-one-deployment": 4, "grid-two-deployment": 8}
+        wait_for(lambda: found("pdb", "minAvailable") == least, "the budgets", dump=world.dump)
+        wait_for(lambda: found("hpa", "maxReplicas") == most, "the autoscalers", dump=world.dump)
+        message = world.wait_condition("TemplateInvalid", type="Degraded")["message"]
+        assert "unit bare: spec." in message
+        assert "is not known" in message
+    finally:
+        for unit in units:
+            world.plane.kubectl("delete", "nodeunit", unit["metadata"]["name"])
+
+
 def test_explain(world: Any) -> None:
     """What is printed is what kubectl diff finds no difference to, with the rule of each changed field."""
     world.nodes("one", "two")

@@ -118,11 +118,11 @@ def test_heartbeats_cause_no_write(world: Any) -> None:
     assert world.writes() == before
 
 
-def test_pods_of_a_lost_node_are_replaced(world: Any, wait_for: Any) -> None:
+@pytest.mark.parametrize("kind", ["DeploymentGrid", "StatefulSetGrid"])
+def test_pods_of_a_lost_node_are_replaced(world: Any, wait_for: Any, kind: str) -> None:
     """A node that is away for Kubernetes' patience, alone, loses the grid's pods; the account's rights suffice."""
     lost = world.node("a1", "a", status=_heard("Unknown", LONG_AGO))
-    world.plane.apply(world.deployment_grid())
-    world.wait_children("grid-a")
+    world.plane.apply(world.workload_grid(kind))
     world.make_pods_ready(lost)
     (pod,) = world.plane.objects("pods", world.namespace)
     world.pod("bystander", lost, "10.244.1.9")
@@ -139,7 +139,7 @@ def test_pods_of_a_lost_node_are_replaced(world: Any, wait_for: Any) -> None:
     assert not ends("bystander")
     wait_for(
         lambda: any(
-            event["reason"] == "UnitNodeLost" and event["regarding"]["kind"] == "DeploymentGrid"
+            event["reason"] == "UnitNodeLost" and event["regarding"]["kind"] == kind
             for event in world.plane.objects("events", world.namespace)
         ),
         "the event",

@@ -24,7 +24,7 @@ def _settled(world: Any, *values: str) -> None:
 
 
 def test_at_rest_nothing_is_written(world: Any, wait_for: Any) -> None:
-    """Over all kinds of grids 90 heartbeats, and conditions that change and say nothing of readiness, write nothing (I7).
+    """Over all kinds of grids 90 heartbeats, and conditions that say nothing of readiness, write nothing (I7).
 
     Units and keys have their NodeUnits and NodeGroup, which are looked at too.
     """

@@ -115,3 +115,39 @@ def test_names_that_no_unit_has(make_grid: Any) -> None:
         templates={"c": "default", "two": "default"},
     )
     assert Blueprint(DEPLOYMENT, grid).unknown(UNITS) == ["a", "b", "c"]
+
+
+_SECONDS = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 9}
+
+
+@pytest.mark.parametrize(
+    ("tolerations", "wanted"),
+    [
+        ([_SECONDS], {"node.kubernetes.io/unreachable"}),
+        ([{"operator": "Exists"}], {"node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"}),
+        ([], set()),
+        ("odd", set()),
+    ],
+)
+def test_tolerations_are_those_of_the_unit(make_grid: Any, tolerations: Any, wanted: set[str]) -> None:
+    """What an override or the unit's template of the pool says counts for its units, and for no others."""
+    template = make_grid().spec.template
+    pod = template["template"]
+    pool = {"own": {**template, "template": {**pod, "spec": {**pod["spec"], "tolerations": tolerations}}}}
+    patch = {"template": {"spec": {"tolerations": tolerations}}}
+    override = {"units": {"names": ["patched"]}, "patch": patch}
+    overrides = [override] if isinstance(tolerations, list) else []
+    blueprint = Blueprint(
+        DEPLOYMENT, make_grid(overrides=overrides, templatePool=pool, templates={"pooled": "own", "broken": "none"})
+    )
+    assert blueprint.tolerated(Unit("zone", "pooled")) == wanted
+    if overrides:
+        assert blueprint.tolerated(Unit("zone", "patched")) == wanted
+    for other in ("other", "broken"):
+        assert blueprint.tolerated(Unit("zone", other)) == set()
+
+
+@pytest.mark.parametrize("pod", [None, "odd", {"spec": None}, {"spec": "odd"}])
+def test_odd_pod_template_tolerates_nothing(make_grid: Any, pod: Any) -> None:
+    """What Kubernetes will refuse anyway must not end the pass."""
+    assert Blueprint(DEPLOYMENT, make_grid(template={"template": pod})).tolerated(Unit("zone", "a")) == set()

@@ -15,15 +15,17 @@ from sitegrid.grid.kinds import (
     WorkloadKind,
 )
 from sitegrid.grid.overrides import Unit
+from sitegrid.grid.problem import Problem
 from sitegrid.grid.workload import WantedChild, wanted_child
 
 PRESENT = ObjectMeta(name="grid-one", namespace="default", uid="child")
 
 
-def _companions(kind: WorkloadKind, grid: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    child = wanted_child(kind, grid, Unit("zone", "one"))
+def _companions(kind: WorkloadKind, grid: Any, **values: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    unit = Unit("zone", "one", values=values)
+    child = wanted_child(kind, grid, unit)
     assert isinstance(child, WantedChild)
-    made = wanted_companions(grid, child.manifest, PRESENT)
+    made = wanted_companions(grid, unit, child.manifest, PRESENT)
     return child.manifest, {item.kind: manifest for item, manifest in made.items()}
 
 
@@ -54,3 +56,25 @@ def test_autoscaler_scales_the_child(make_grid: Any) -> None:
     assert "replicas" not in child["spec"]
     grid.spec.template["replicas"] = 0
     assert _companions(DEPLOYMENT, grid)[0]["spec"]["replicas"] == 0
+
+
+def test_values_of_the_unit(make_grid: Any) -> None:
+    """A value is put in as in templates, and as a number where it is one and stands alone."""
+    grid = make_grid(
+        podDisruptionBudget={"minAvailable": "$(unit.values.part)%"},
+        autoscaling={"maxReplicas": "$(unit.values.max)", "minReplicas": 1},
+    )
+    _, made = _companions(DEPLOYMENT, grid, part="40", max="12")
+    assert made[POD_DISRUPTION_BUDGET.kind]["spec"]["minAvailable"] == "40%"
+    assert made[HORIZONTAL_POD_AUTOSCALER.kind]["spec"]["maxReplicas"] == 12
+
+
+def test_value_that_the_unit_does_not_have(make_grid: Any) -> None:
+    """The budget has a problem that names the field; the autoscaler is made."""
+    grid = make_grid(podDisruptionBudget={"minAvailable": "$(unit.values.min)"}, autoscaling={"maxReplicas": 3})
+    _, made = _companions(DEPLOYMENT, grid)
+    problem = made[POD_DISRUPTION_BUDGET.kind]
+    assert isinstance(problem, Problem)
+    assert problem.reason == "TemplateInvalid"
+    assert problem.message.startswith("spec.podDisruptionBudget: minAvailable: '$(unit.values.min)' is not known")
+    assert made[HORIZONTAL_POD_AUTOSCALER.kind]["spec"]["maxReplicas"] == 3

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 
 from sitegrid.grid.eviction import PATIENCE, Losses, LostNode, find_lost
 from sitegrid.grid.reachability import Reach
-from sitegrid.grid.units import unit_of_node, units_of
+from sitegrid.grid.tolerations import NOT_READY, UNREACHABLE
+from sitegrid.grid.units import Units, unit_of_node, units_of
 
-NODES = {"a1": "a", "a2": "a", "a3": "a", "b1": "b", "cloud": ""}
+NODES = {"a1": "a", "a2": "a", "a3": "a", "b1": "b", "b2": "b", "cloud": ""}
 UNITS = units_of("zone", ((name, {"zone": value}) for name, value in NODES.items()))
 BY_NODE = unit_of_node(UNITS)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -25,10 +27,12 @@ def _reach(ready: str, ago: timedelta) -> Reach:
     return Reach(ready, NOW - ago, NOW - ago)
 
 
-def _find(template: dict[str, Any] | None = None, /, **reaches: Reach) -> Losses:
+def _find(
+    tolerated: Callable[[str], Collection[str]] = lambda value: (), /, *, units: Units = UNITS, **reaches: Reach
+) -> Losses:
     known = {name: reaches.get(name, _reach("True", LONG)) for name in NODES}
     unready = frozenset(name for name, reach in known.items() if reach.ready in ("Unknown", "False"))
-    return find_lost(template or {}, UNITS, BY_NODE, known, unready, NOW)
+    return find_lost(tolerated, units, BY_NODE, known, unready, NOW)
 
 
 @pytest.mark.parametrize("ready", ["Unknown", "False"])
@@ -41,7 +45,7 @@ def test_node_is_lost_after_kubernetes_patience(ready: str) -> None:
 def test_unit_that_is_away_has_lost_nothing() -> None:
     """Where no node of the unit is ready, nothing is touched, for as long as it takes (I8)."""
     away = _reach("Unknown", LONG)
-    assert _find(a1=away, a2=away, a3=_reach("False", LONG), b1=away) == Losses([], None)
+    assert _find(a1=away, a2=away, a3=_reach("False", LONG), b1=away, b2=away) == Losses([], None)
 
 
 def test_first_node_back_does_not_condemn_the_others() -> None:
@@ -56,22 +60,22 @@ def test_node_outside_every_unit_is_nobodys() -> None:
     assert _find(cloud=_reach("Unknown", LONG)) == Losses([], None)
 
 
-@pytest.mark.parametrize(
-    ("key", "lost"), [("node.kubernetes.io/unreachable", ["a2"]), ("node.kubernetes.io/not-ready", ["a1"]), ("", [])]
-)
-def test_users_own_toleration_leaves_it_to_kubernetes(key: str, lost: list[str]) -> None:
-    """Where the user's template says how long to tolerate a node's taint, Kubernetes evicts, not we."""
-    template = {"template": {"spec": {"tolerations": [{"key": key, "operator": "Exists", "tolerationSeconds": 9}]}}}
-    found = _find(template, a1=_reach("Unknown", LONG), a2=_reach("False", LONG))
+@pytest.mark.parametrize(("taint", "lost"), [(UNREACHABLE, ["a2", "b1"]), (NOT_READY, ["a1", "b1"])])
+def test_units_own_toleration_leaves_it_to_kubernetes(taint: str, lost: list[str]) -> None:
+    """Where the user says how long a unit's pods tolerate a node's taint, Kubernetes evicts there, not we."""
+    found = _find(
+        lambda value: {taint} if value == "a" else (),
+        a1=_reach("Unknown", LONG),
+        a2=_reach("False", LONG),
+        b1=_reach("Unknown", LONG),
+    )
     assert [item.node for item in found.lost] == lost
 
 
-@pytest.mark.parametrize(
-    "template", [{"template": None}, {"template": {"spec": None}}, {"template": {"spec": "odd"}}]
-)
-def test_odd_template_is_no_error(template: dict[str, Any]) -> None:
-    """What Kubernetes will refuse anyway must not end the pass."""
-    assert _find(template, a1=_reach("Unknown", LONG)).lost
+def test_suspended_unit_is_left_alone() -> None:
+    """A node that is away for maintenance of its site is not lost."""
+    suspended = {**UNITS, "a": replace(UNITS["a"], suspended=True)}
+    assert _find(units=suspended, a1=_reach("Unknown", LONG)) == Losses([], None)
 
 
 @given(

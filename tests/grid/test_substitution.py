@@ -187,3 +187,25 @@ def test_every_text_can_be_written(text: str) -> None:
         stem = before.rstrip("$")
         escaped += stem + "$" * (2 * (len(before) - len(stem))) + "(unit."
     assert substitute(escaped + rest, NAMES) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "wanted"),
+    [
+        ("$(unit.values.a)", "12", 12),
+        ("$(unit.values.a)", "0", 0),
+        ("$(unit.values.a)", "012", "012"),
+        ("$(unit.values.a)", "-1", "-1"),
+        ("$(unit.values.a)", "1.5", "1.5"),
+        ("$(unit.values.a)", "9" * 30, "9" * 30),
+        ("$(unit.values.a)%", "12", "12%"),
+        ("$(unit.values.a)$(unit.values.a)", "1", "11"),
+        ("$$(unit.values.a)", "12", "$(unit.values.a)"),
+        ("12", "1", "12"),
+    ],
+)
+def test_numbers_where_they_are_asked_for(text: str, value: str, wanted: int | str) -> None:
+    """Only a string that is one reference and nothing else, to a whole number, becomes a number."""
+    names = {"unit.values.a": value}
+    assert substitute({"field": text}, names, numbers=True) == {"field": wanted}
+    assert isinstance(substitute(text, names), str)

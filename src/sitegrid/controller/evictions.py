@@ -1,11 +1,12 @@
 """Moves the pods of a unit's lost node to the unit's other nodes, in the place of Kubernetes' taint eviction.
 
-Called by the manager after each pass over a DeploymentGrid. Pods are not watched: those of one node and unit are
+Called by the manager after each pass over a workload grid. Pods are not watched: those of one node and unit are
 listed at the moment the node is given up, once. Which nodes those are is decided by `sitegrid.grid.eviction`; this
-deletes the pods, and the ReplicaSets replace them. Invariant I8: while a whole unit is unreachable, nothing of it is
-touched. Only for Deployments: a DaemonSet has no other node to go to, and a StatefulSet's pod is not replaced before
-its node has said that it ended. Held by ``tests/controller/passes/test_evictions.py`` and, on a real API server,
-``tests/controller/test_reachability.py``.
+deletes the pods, as Kubernetes' taint eviction would. ReplicaSets replace them at once; a StatefulSet does when the
+pod is gone, which its node has to say, unless an administrator says so in its place (the out-of-service taint, which
+is about pods that are being deleted, or the Node's deletion). A DaemonSet's pods have no other node to go to, and
+Kubernetes leaves them alone, too. Invariant I8: while a whole unit is unreachable, nothing of it is touched. Held by
+``tests/controller/passes/test_evictions.py`` and, on a real API server, ``tests/controller/test_reachability.py``.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
-from sitegrid.api.workloads import WorkloadGrid
-from sitegrid.controller.cluster import Cluster, WorkloadStores
+from sitegrid.api.workloads import ReplicatedGridSpec, WorkloadGrid
+from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.queues import GridKey
 from sitegrid.controller.reporter import Reporter
 from sitegrid.controller.resources import grid_resource
 from sitegrid.controller.writer import Writer
+from sitegrid.grid.blueprint import Blueprint
 from sitegrid.grid.eviction import LostNode, find_lost
 from sitegrid.grid.observed import Pod
-from sitegrid.grid.workload import name_of_child
 from sitegrid.kube.client import ObjectList
 from sitegrid.kube.resources import PODS, Resource
 from sitegrid.wire.labels import UNIT, unit_id
@@ -49,11 +50,10 @@ class Lists(Protocol):
 
 
 class Evictions:
-    """Passes over the DeploymentGrids of one kind that look for lost nodes."""
+    """Passes over workload grids that look for lost nodes."""
 
     def __init__(
         self,
-        stores: WorkloadStores,
         cluster: Cluster,
         api: Lists,
         writer: Writer,
@@ -61,7 +61,6 @@ class Evictions:
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._kind, self._grids = stores.kind, stores.grids
         self._cluster = cluster
         self._api = api
         self._writer = writer
@@ -75,15 +74,19 @@ class Evictions:
 
         Raises ApiError and Unreachable.
         """
-        grid = self._grids.get(key.namespace, key.name)
+        stores = self._cluster.workloads[key.kind]
+        grid = stores.grids.get(key.namespace, key.name)
         unready = self._cluster.reaches.unready()
         if grid is None or grid.metadata.deletion_timestamp or not unready:
             self._done.pop(grid.metadata.uid if grid is not None else "", None)
             return None
+        if not isinstance(grid.spec, ReplicatedGridSpec):
+            return None
         unique_key = grid.spec.grid_uniq_key
+        units, blueprint = self._cluster.units.of(unique_key), Blueprint(stores.kind, grid)
         losses = find_lost(
-            grid.spec.template,
-            self._cluster.units.of(unique_key),
+            lambda value: blueprint.tolerated(units[value].unit),
+            units,
             self._cluster.units.by_node(unique_key),
             self._cluster.reaches.all(),
             unready,
@@ -93,11 +96,12 @@ class Evictions:
         done.intersection_update(losses.lost)
         for lost in losses.lost:
             if lost not in done:
-                await self._evict(grid, lost)
+                await self._evict(blueprint, grid, lost)
                 done.add(lost)
         return losses.wake_in
 
-    async def _evict(self, grid: WorkloadGrid, lost: LostNode) -> None:
+    async def _evict(self, blueprint: Blueprint, grid: WorkloadGrid, lost: LostNode) -> None:
+        kind = blueprint.kind
         unit = unit_id(grid.spec.grid_uniq_key, lost.unit)
         found = await self._api.list_as(
             Pod,
@@ -106,9 +110,11 @@ class Evictions:
             label_selector=f"{UNIT}={unit}",
             field_selector=f"spec.nodeName={lost.node}",
         )
-        child = name_of_child(self._kind, grid, lost.unit)
+        child = blueprint.child_name(lost.unit)
         pods = [
-            pod.metadata for pod in found.items if pod.of_deployment(child) and not pod.metadata.deletion_timestamp
+            pod.metadata
+            for pod in found.items
+            if pod.of_child(kind.child.kind, child) and not pod.metadata.deletion_timestamp
         ]
         for pod in pods:
             await self._writer.delete(PODS, pod)
@@ -118,7 +124,7 @@ class Evictions:
                 f"Node {lost.node} of unit {lost.unit} is lost, other nodes of the unit are not: "
                 f"deleted its pods, to be run there: {names}"
             )
-            log.warning("%s %s/%s: %s", self._kind.name, grid.metadata.namespace, grid.metadata.name, note)
+            log.warning("%s %s/%s: %s", kind.name, grid.metadata.namespace, grid.metadata.name, note)
             self._reporter.warning(
-                grid_resource(self._kind), grid.metadata, reason="UnitNodeLost", action="Evict", note=note
+                grid_resource(kind), grid.metadata, reason="UnitNodeLost", action="Evict", note=note
             )

@@ -31,7 +31,7 @@ from sitegrid.controller.triggers import Triggers
 from sitegrid.controller.unittriggers import NODE, UnitTriggers
 from sitegrid.controller.workloads import Workloads
 from sitegrid.controller.writer import Api, Writer
-from sitegrid.grid.kinds import DEPLOYMENT, SERVICE_KINDS
+from sitegrid.grid.kinds import SERVICE_KINDS
 from sitegrid.kube.errors import ApiError, Unreachable
 from sitegrid.kube.queue import WorkQueue
 
@@ -67,11 +67,7 @@ class Manager:
             kind: Workloads(stores.kind, cluster, writer, statuses, reporter)
             for kind, stores in cluster.workloads.items()
         }
-        self._evictions = {
-            kind: Evictions(stores, cluster, api, writer, reporter)
-            for kind, stores in cluster.workloads.items()
-            if stores.kind.child == DEPLOYMENT.child
-        }
+        self._evictions = Evictions(cluster, api, writer, reporter)
         self._services = {
             name: Services(kind, cluster, writer, statuses, reporter) for name, kind in SERVICE_KINDS.items()
         }
@@ -114,9 +110,7 @@ class Manager:
     async def _grid(self, key: GridKey) -> float | None:
         if key.kind in self._services:
             return await self._services[key.kind].reconcile(key)
-        times = [await self._workloads[key.kind].reconcile(key)]
-        if key.kind in self._evictions:
-            times.append(await self._evictions[key.kind].reconcile(key))
+        times = [await self._workloads[key.kind].reconcile(key), await self._evictions.reconcile(key)]
         return min((seconds for seconds in times if seconds is not None), default=None)
 
     async def _service_slices(self, key: ServiceKey) -> float | None:

@@ -20,6 +20,7 @@ from sitegrid.grid.companions import wanted_companions
 from sitegrid.grid.kinds import ObjectKind, WorkloadKind
 from sitegrid.grid.overrides import MatcherError, Override, Unit, UnitMatcher
 from sitegrid.grid.problem import UNITS_INVALID, Problem
+from sitegrid.grid.tolerations import users_own
 from sitegrid.grid.units import UnitInfo, Units
 from sitegrid.grid.workload import name_of_child, wanted_child
 
@@ -40,7 +41,7 @@ class Blueprint:
         self._exclude = None if chosen.exclude is None else matcher_of(chosen.exclude)
         self._names: dict[str, str] = {}
         self._children: dict[str, tuple[Unit, Wanted | Problem]] = {}
-        self._companions: dict[str, tuple[str, str, dict[ObjectKind, Wanted]]] = {}
+        self._companions: dict[str, tuple[Unit, str, str, dict[ObjectKind, Wanted | Problem]]] = {}
         self._unknown: tuple[Units, list[str]] | None = None
 
     def is_for(self, grid: WorkloadGrid) -> bool:
@@ -71,16 +72,18 @@ class Blueprint:
             known = self._children[unit.value] = (unit, wanted)
         return known[1]
 
-    def companions(self, unit: Unit, wanted: Wanted, present: ObjectMeta) -> dict[ObjectKind, Wanted]:
+    def companions(self, unit: Unit, wanted: Wanted, present: ObjectMeta) -> dict[ObjectKind, Wanted | Problem]:
         """Return what is wanted beside the `wanted` child of `unit`, which exists as `present`, by kind."""
         if self._grid.spec.pod_disruption_budget is None and not self._autoscaled:
             return {}
         known = self._companions.get(unit.value)
-        if known is None or known[:2] != (wanted[1], present.uid):
-            made = wanted_companions(self._grid, wanted[0], present)
-            hashed = {kind: (manifest, applied_hash(manifest)) for kind, manifest in made.items()}
-            known = self._companions[unit.value] = (wanted[1], present.uid, hashed)
-        return known[2]
+        if known is None or known[:3] != (unit, wanted[1], present.uid):
+            made = wanted_companions(self._grid, unit, wanted[0], present)
+            hashed = {
+                kind: item if isinstance(item, Problem) else (item, applied_hash(item)) for kind, item in made.items()
+            }
+            known = self._companions[unit.value] = (unit, wanted[1], present.uid, hashed)
+        return known[3]
 
     def unknown(self, units: Units) -> list[str]:
         """Return the names in the spec that no unit has, at most `MAX_UNKNOWN_UNITS`."""
@@ -92,6 +95,15 @@ class Blueprint:
             missing = sorted(name for name in names if name not in units or not units[name].nodes)
             self._unknown = (units, missing[:MAX_UNKNOWN_UNITS])
         return self._unknown[1]
+
+    def tolerated(self, unit: Unit) -> frozenset[str]:
+        """Return the taints of lost nodes that the user's own tolerations for `unit` say something about."""
+        made = wanted_child(self.kind, self._grid, unit, self._overrides)
+        # What cannot be made now was made of something before; the template is the best guess at it.
+        spec = self._grid.spec.template if isinstance(made, Problem) else made.effective
+        pod = spec.get("template")
+        pod_spec = pod.get("spec") if isinstance(pod, dict) else None
+        return users_own(pod_spec) if isinstance(pod_spec, dict) else frozenset()
 
     @property
     def _autoscaled(self) -> bool:

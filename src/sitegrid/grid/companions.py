@@ -1,7 +1,9 @@
 """Makes what a unit's child has beside it: a PodDisruptionBudget and a HorizontalPodAutoscaler, if the grid asks.
 
 They are controlled by the child, so that they go with it, and select exactly what the child selects. Their names say
-the child's kind, since children of two kinds may share one. Drift is seen and repaired like the child's. Held by
+the child's kind, since children of two kinds may share one. Drift is seen and repaired like the child's. Values of
+the unit can be used as in templates; nearly all fields of these specs are numbers, so a string that is nothing but
+one value becomes a number where it is one: ``maxReplicas: $(unit.values.max)``. Held by
 ``tests/grid/test_companions.py``.
 """
 
@@ -12,23 +14,44 @@ from typing import Any
 from sitegrid.api.meta import ObjectMeta
 from sitegrid.api.workloads import ReplicatedGridSpec, WorkloadGrid
 from sitegrid.grid.kinds import HORIZONTAL_POD_AUTOSCALER, POD_DISRUPTION_BUDGET, ObjectKind
+from sitegrid.grid.overrides import Unit
+from sitegrid.grid.problem import TEMPLATE_INVALID, Problem
+from sitegrid.grid.substitution import SubstitutionError, substitute, unit_names
 
 
 def wanted_companions(
-    grid: WorkloadGrid, child: dict[str, Any], present: ObjectMeta
-) -> dict[ObjectKind, dict[str, Any]]:
-    """Return what `grid` wants beside the wanted `child`, which exists as `present`, by kind."""
-    wanted: dict[ObjectKind, dict[str, Any]] = {}
-    name = f"{present.name}-{child['kind'].lower()}"
-    budget = grid.spec.pod_disruption_budget
-    if budget is not None:
-        spec = {**budget, "selector": child["spec"].get("selector")}
-        wanted[POD_DISRUPTION_BUDGET] = _manifest(POD_DISRUPTION_BUDGET, name, child, present, spec)
-    autoscaling = grid.spec.autoscaling if isinstance(grid.spec, ReplicatedGridSpec) else None
-    if autoscaling is not None:
-        target = {"apiVersion": child["apiVersion"], "kind": child["kind"], "name": present.name}
-        spec = {**autoscaling, "scaleTargetRef": target}
-        wanted[HORIZONTAL_POD_AUTOSCALER] = _manifest(HORIZONTAL_POD_AUTOSCALER, name, child, present, spec)
+    grid: WorkloadGrid, unit: Unit, child: dict[str, Any], present: ObjectMeta
+) -> dict[ObjectKind, dict[str, Any] | Problem]:
+    """Return by kind what `grid` wants beside the wanted `child` of `unit`, which exists as `present`.
+
+    A `Problem` tells that there can be none.
+    """
+    target = {"apiVersion": child["apiVersion"], "kind": child["kind"], "name": present.name}
+    asked = [
+        (
+            POD_DISRUPTION_BUDGET,
+            "podDisruptionBudget",
+            grid.spec.pod_disruption_budget,
+            {"selector": child["spec"].get("selector")},
+        ),
+        (
+            HORIZONTAL_POD_AUTOSCALER,
+            "autoscaling",
+            grid.spec.autoscaling if isinstance(grid.spec, ReplicatedGridSpec) else None,
+            {"scaleTargetRef": target},
+        ),
+    ]
+    names = unit_names(unit.value, unit.key, unit.values)
+    wanted: dict[ObjectKind, dict[str, Any] | Problem] = {}
+    for kind, field, template, ours in asked:
+        if template is None:
+            continue
+        try:
+            spec = {**substitute(template, names, numbers=True), **ours}
+        except SubstitutionError as error:
+            wanted[kind] = Problem(TEMPLATE_INVALID, f"spec.{field}: {error}")
+        else:
+            wanted[kind] = _manifest(kind, f"{present.name}-{child['kind'].lower()}", child, present, spec)
     return wanted
 
 

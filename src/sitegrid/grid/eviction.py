@@ -1,20 +1,20 @@
 """Which nodes of a unit are lost, so that the unit's other nodes are to run their pods.
 
 The pods of grids tolerate unreachable nodes for ever (`sitegrid.grid.tolerations`), so Kubernetes never moves them.
-That is wanted while a whole site is away, and wrong where one of a site's nodes crashed: then their ReplicaSets
-should replace them on the nodes that are left. The sign that tells both apart is another node of the same unit that
-is ready; and it must have been so for the same time, or the first node to come back after a WAN loss would have its
-neighbours' pods deleted. Held by ``tests/grid/test_eviction.py``.
+That is wanted while a whole site is away, and wrong where one of a site's nodes crashed: then they should be replaced
+on the nodes that are left. The sign that tells both apart is another node of the same unit that is ready; and it must
+have been so for the same time, or the first node to come back after a WAN loss would have its neighbours' pods
+deleted. Held by ``tests/grid/test_eviction.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from sitegrid.grid.reachability import Reach
-from sitegrid.grid.tolerations import NOT_READY, UNREACHABLE, tolerates
+from sitegrid.grid.tolerations import NOT_READY, UNREACHABLE
 from sitegrid.grid.units import Units
 
 PATIENCE: Final = timedelta(seconds=300)
@@ -40,32 +40,29 @@ class Losses(NamedTuple):
 
 
 def find_lost(
-    template: dict[str, Any],
+    tolerated: Callable[[str], Collection[str]],
     units: Units,
     unit_of_node: Mapping[str, str],
     reaches: Mapping[str, Reach],
     unready: frozenset[str],
     now: datetime,
 ) -> Losses:
-    """Return the nodes that a workload with `template` (a child's spec) has lost at `now`.
+    """Return the nodes that a workload has lost at `now`.
 
-    `unready` are the nodes of `reaches` with Ready Unknown or False. Nodes whose taint the user's template tolerates
-    in its own way are Kubernetes' to evict.
+    `tolerated` gives, by unit, the taints that the user's own tolerations are about: nodes with these are Kubernetes'
+    to evict. `unready` are the nodes of `reaches` with Ready Unknown or False.
     """
-    pod = template.get("template")
-    pod_spec = pod.get("spec") if isinstance(pod, dict) else None
-    users = {taint for taint in (NOT_READY, UNREACHABLE) if isinstance(pod_spec, dict) and tolerates(pod_spec, taint)}
     lost: list[LostNode] = []
     waits: list[float] = []
     for node in sorted(unready):
         value = unit_of_node.get(node)
         reach = reaches[node]
-        if value is None or (UNREACHABLE if reach.away else NOT_READY) in users:
+        if value is None or units[value].suspended:
             continue
         others = [
             reaches[other] for other in units[value].nodes if other in reaches and reaches[other].ready == "True"
         ]
-        if not others:
+        if not others or (UNREACHABLE if reach.away else NOT_READY) in tolerated(value):
             continue
         witnessed = max(reach.ready_since, min(other.ready_since for other in others))
         left = (PATIENCE - (now - witnessed)).total_seconds()

@@ -61,14 +61,19 @@ class Pod(Struct, rename="camel", gc=False):
 
     metadata: ObjectMeta
 
-    def of_deployment(self, name: str) -> bool:
-        """Tell whether the pod is of the Deployment `name`, by its ReplicaSet's name.
+    def of_child(self, kind: str, name: str) -> bool:
+        """Tell whether the pod is of the Deployment (by its ReplicaSet's name) or other workload `name`.
 
-        That is the Deployment's and the pod's template hash (pkg/controller/deployment, getNewReplicaSet).
+        A ReplicaSet's name is the Deployment's and the pod's template hash (pkg/controller/deployment,
+        getNewReplicaSet).
         """
         owner = self.metadata.controller()
+        if owner is None:
+            return False
+        if kind != "Deployment":
+            return (owner.kind, owner.name) == (kind, name)
         template = self.metadata.labels.get("pod-template-hash", "")
-        return owner is not None and owner.kind == "ReplicaSet" and owner.name == f"{name}-{template}"
+        return (owner.kind, owner.name) == ("ReplicaSet", f"{name}-{template}")
 
 
 class WorkloadCondition(Struct, rename="camel", gc=False, frozen=True):

@@ -208,12 +208,16 @@ class _Planning:
         wanted = self._blueprint.companions(info.unit, child, present)
         for kind in self._observed.companion_kinds if not wanted else COMPANION_KINDS:
             found = {item.metadata.name: item.metadata for item in self._observed.companions(kind, present.uid)}
-            if kind in wanted:
-                known = found.pop(wanted[kind][0]["metadata"]["name"], None)
+            item = wanted.get(kind)
+            if isinstance(item, Problem):
+                self.plan.problems[value] = item  # one from before the problem is left as it is
+                continue
+            if item is not None:
+                known = found.pop(item[0]["metadata"]["name"], None)
                 if known is None:
-                    self._create(value, kind, wanted[kind], present.uid)
-                elif not known.deletion_timestamp and not self._verdicts.in_sync(known, *wanted[kind]):
-                    self._update(value, kind, wanted[kind], known)
+                    self._create(value, kind, item, present.uid)
+                elif not known.deletion_timestamp and not self._verdicts.in_sync(known, *item):
+                    self._update(value, kind, item, known)
             for other in found.values():
                 if not other.deletion_timestamp:
                     self.plan.actions.append(Delete(value, kind, other, NOT_ASKED))

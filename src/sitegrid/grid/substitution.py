@@ -5,9 +5,9 @@ expands ``$(VAR)`` in command, args and env; so only names that begin with ``uni
 is. The escape is Kubernetes' too: of dollars right before ``(unit.`` each pair stands for one, and an odd one more
 begins a name. So ``$$(unit.name)`` is the text ``$(unit.name)``, and ``$$$(unit.name)`` a dollar and the unit's name.
 
-Strings stay strings: ``replicas: "$(unit.values.n)"`` is no number. Map keys are left alone. What is put in is not
-looked at again. Each string is read once, so time is linear. Inputs are never changed, and what has no name in it is
-shared. Held by ``tests/grid/test_substitution.py``.
+Strings stay strings: ``replicas: "$(unit.values.n)"`` is no number, unless the caller asks for numbers. Map keys are
+left alone. What is put in is not looked at again. Each string is read once, so time is linear. Inputs are never
+changed, and what has no name in it is shared. Held by ``tests/grid/test_substitution.py``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ T = TypeVar("T")
 _MARK: Final = "$(unit."
 _REFERENCE: Final = re.compile(r"(?<!\$)(\$+)\(unit\.([^)]*)(\)?)")
 """All dollars before ``(unit.``, the rest of the name, and its end; the look-behind keeps long runs linear."""
+_ALONE: Final = re.compile(r"\$\(unit\.[^)]*\)")
+_WHOLE: Final = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 _LONGEST_SHOWN: Final = 60
 
 
@@ -41,27 +43,31 @@ def unit_names(value: str, key: str, values: Mapping[str, str]) -> dict[str, str
     return {"unit.name": value, "unit.key": key, **{f"unit.values.{name}": text for name, text in values.items()}}
 
 
-def substitute(template: T, names: Mapping[str, str]) -> T:
+def substitute(template: T, names: Mapping[str, str], *, numbers: bool = False) -> T:
     """Return `template` (JSON values) with every ``$(NAME)`` of `names` replaced in its strings.
 
-    Raises `SubstitutionError` for a name that begins with ``unit.`` and is not in `names`.
+    With `numbers` a string that is one ``$(NAME)`` and nothing else becomes the number that its value is, if it is a
+    whole one. Raises `SubstitutionError` for a name that begins with ``unit.`` and is not in `names`.
     """
-    result: T = _walk(template, names, FieldPath())
+    result: T = _walk(template, names, FieldPath(), numbers)
     return result
 
 
-def _walk(value: Any, names: Mapping[str, str], path: FieldPath) -> Any:
+def _walk(value: Any, names: Mapping[str, str], path: FieldPath, numbers: bool) -> Any:
     if isinstance(value, str):
         # Nearly every string is done with here.
-        return value if _MARK not in value else _expand(value, names, path)
+        if _MARK not in value:
+            return value
+        text = _expand(value, names, path)
+        return int(text) if numbers and _WHOLE.fullmatch(text) and _ALONE.fullmatch(value) else text
     if not isinstance(value, dict | list):
         return value
     if path.depth > MAX_DEPTH:
         raise SubstitutionError(FieldPath(), "", f"the template is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, dict):
-        fields = {name: _walk(item, names, path.field(name)) for name, item in value.items()}
+        fields = {name: _walk(item, names, path.field(name), numbers) for name, item in value.items()}
         return value if all(fields[name] is item for name, item in value.items()) else fields
-    items = [_walk(item, names, path.index(position)) for position, item in enumerate(value)]
+    items = [_walk(item, names, path.index(position), numbers) for position, item in enumerate(value)]
     return value if all(new is old for new, old in zip(items, value, strict=True)) else items
 
 

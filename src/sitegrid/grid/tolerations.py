@@ -32,14 +32,20 @@ def tolerates(pod_spec: dict[str, Any], taint: str) -> bool:
     )
 
 
+def users_own(pod_spec: dict[str, Any]) -> frozenset[str]:
+    """Return the taints of both that a user's pod spec says something about, so that Kubernetes evicts and not we."""
+    return frozenset(taint for taint in (NOT_READY, UNREACHABLE) if tolerates(pod_spec, taint))
+
+
 def staying(pod_spec: dict[str, Any]) -> dict[str, Any]:
     """Return `pod_spec` with tolerations, without an end, for the taints that the user says nothing about."""
     present = pod_spec.get("tolerations")
     if present is not None and not isinstance(present, list):
         return pod_spec  # the API server says better what is wrong with it
+    users = users_own(pod_spec)
     added = [
         {"key": taint, "operator": "Exists", "effect": "NoExecute"}
         for taint in (NOT_READY, UNREACHABLE)
-        if not tolerates(pod_spec, taint)
+        if taint not in users
     ]
     return {**pod_spec, "tolerations": [*(present or ()), *added]} if added else pod_spec

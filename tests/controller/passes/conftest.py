@@ -268,7 +268,7 @@ class Controller:
             for name, stores in cluster.workloads.items()
         }
         self.services = Services(SERVICE, cluster, writer, statuses, reporter, now=self.now, clock=self.time)
-        self.evictions = Evictions(cluster.workloads["DeploymentGrid"], cluster, api, writer, reporter, now=self.now)
+        self.evictions = Evictions(cluster, api, writer, reporter, now=self.now)
         self.slices = Slices(cluster, writer, now=self.now)
 
     def time(self) -> float:
@@ -293,8 +293,7 @@ class Controller:
             for grid in stores.grids.store.list():
                 key = GridKey(kind, NAMESPACE, grid.metadata.name)
                 await self.workloads[kind].reconcile(key)
-                if kind == "DeploymentGrid":
-                    await self.evictions.reconcile(key)
+                await self.evictions.reconcile(key)
         for service_grid in self.cluster.service_grids.store.list():
             await self.services.reconcile(GridKey("ServiceGrid", NAMESPACE, service_grid.metadata.name))
         for service in self.cluster.services.store.list():
@@ -384,12 +383,12 @@ class Scene:
         ]
         self.api.put("nodes", {**node, "status": {"conditions": conditions}})
 
-    def pod(self, name: str, node: str, unit: str, replica_set: str) -> None:
-        """Put a pod of a ReplicaSet."""
-        _, _, template = replica_set.rpartition("-")
-        owner = {"kind": "ReplicaSet", "name": replica_set, "uid": f"uid-{replica_set}", "controller": True}
+    def pod(self, name: str, node: str, unit: str, owner: str, kind: str = "ReplicaSet") -> None:
+        """Put a pod of a ReplicaSet or other workload."""
+        _, _, template = owner.rpartition("-")
+        controller = {"kind": kind, "name": owner, "uid": f"uid-{owner}", "controller": True}
         labels = {"tkeedge.io/unit": f"zone.{unit}", "pod-template-hash": template}
-        metadata = {"name": name, "labels": labels, "ownerReferences": [owner]}
+        metadata = {"name": name, "labels": labels, "ownerReferences": [controller]}
         self.api.put("pods", {"metadata": metadata, "spec": {"nodeName": node}})
 
     def grids(self, *, image: str = "web:1", name: str = "web", removal: Manifest | None = None) -> None:

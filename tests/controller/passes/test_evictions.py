@@ -98,3 +98,30 @@ async def test_deleted_grid_evicts_nothing(scene: Any, controller: Any) -> None:
     controller.sync()
     assert await controller.evictions.reconcile(KEY) is None
     assert scene.api.lists == []
+
+
+async def test_stateful_sets_pods_are_deleted_and_daemon_sets_are_not(scene: Any, controller: Any) -> None:
+    """As Kubernetes would: the one is replaced when its node, or an administrator, says that the pod is gone."""
+    scene.workload("StatefulSetGrid", "db")
+    scene.workload("DaemonSetGrid", "log")
+    scene.pod("db-one-0", "node12", "one", "db-one", "StatefulSet")
+    scene.pod("log-one-x", "node12", "one", "log-one", "DaemonSet")
+    await controller.until_rest()
+    scene.report("node12", "Unknown", controller.now())
+    controller.sync()
+    controller.clock += PATIENCE.total_seconds()
+    await controller.until_rest()
+    assert scene.api.of("pods").keys() == {"pod-node14", "log-one-x"}
+
+
+async def test_units_own_tolerations_count(scene: Any, controller: Any) -> None:
+    """An override that says how long its unit's pods stay leaves them to Kubernetes."""
+    tolerations = [{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 5}]
+    patch = {"template": {"spec": {"tolerations": tolerations}}}
+    scene.workload("DeploymentGrid", overrides=[{"units": {"names": ["one"]}, "patch": patch}])
+    await controller.until_rest()
+    scene.report("node12", "Unknown", controller.now())
+    controller.sync()
+    controller.clock += PATIENCE.total_seconds()
+    await controller.until_rest()
+    assert scene.api.of("pods").keys() == {"pod-node12", "pod-node14"}

@@ -137,6 +137,22 @@ async def test_refused_budget_stops_nothing_else(scene: Any, new_controller: Mak
     ]
 
 
+async def test_budget_that_cannot_be_made_is_its_units_problem(scene: Any, new_controller: Make) -> None:
+    """A value that the unit does not have is told; what was made before that stays, and so does the rest."""
+    scene.node("a", "one")
+    scene.workload("DeploymentGrid", podDisruptionBudget={"minAvailable": 1})
+    controller = new_controller(scene)
+    await controller.until_rest()
+    scene.workload(
+        "DeploymentGrid", podDisruptionBudget={"minAvailable": "$(unit.values.x)"}, autoscaling={"maxReplicas": 2}
+    )
+    await controller.until_rest()
+    (unit,) = scene.api.of("deploymentgrids")["web"]["status"]["unitStates"]
+    assert (unit["state"], unit["reason"]) == ("Degraded", "TemplateInvalid")
+    assert scene.api.of("poddisruptionbudgets")["web-one-deployment"]["spec"]["minAvailable"] == 1
+    assert scene.api.of("horizontalpodautoscalers").keys() == {"web-one-deployment"}
+
+
 async def test_replicas_are_released_before_they_are_given_up(scene: Any, new_controller: Make) -> None:
     """A grid that begins to autoscale keeps as many pods as there are."""
     scene.node("a", "one")

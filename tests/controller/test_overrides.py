@@ -179,7 +179,7 @@ def test_suspended_unit_is_left_alone(world: Any, wait_for: Any) -> None:
 def test_values_of_the_unit_in_budget_and_autoscaler(world: Any, wait_for: Any) -> None:
     """Each unit has its own numbers; one without them says so and has its workload all the same."""
     world.nodes("one", "two", "bare")
-    units = [
+    units: list[dict[str, Any]] = [
         {
             "apiVersion": "tkeedge.io/v1",
             "kind": "NodeUnit",

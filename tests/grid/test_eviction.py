@@ -28,7 +28,7 @@ def _reach(ready: str, ago: timedelta) -> Reach:
 
 
 def _find(
-    tolerated: Callable[[str], Collection[str]] = lambda value: (), /, *, units: Units = UNITS, **reaches: Reach
+    tolerated: Callable[[str], Collection[str]] = lambda value: (), units: Units = UNITS, /, **reaches: Reach
 ) -> Losses:
     known = {name: reaches.get(name, _reach("True", LONG)) for name in NODES}
     unready = frozenset(name for name, reach in known.items() if reach.ready in ("Unknown", "False"))
@@ -75,7 +75,7 @@ def test_units_own_toleration_leaves_it_to_kubernetes(taint: str, lost: list[str
 def test_suspended_unit_is_left_alone() -> None:
     """A node that is away for maintenance of its site is not lost."""
     suspended = {**UNITS, "a": replace(UNITS["a"], suspended=True)}
-    assert _find(units=suspended, a1=_reach("Unknown", LONG)) == Losses([], None)
+    assert _find(lambda value: (), suspended, a1=_reach("Unknown", LONG)) == Losses([], None)
 
 
 @given(

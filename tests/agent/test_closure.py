@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+
 
 @pytest.fixture(autouse=True)
 async def oracle(site: Any, api: Any, objects: Any) -> AsyncIterator[None]:
@@ -259,6 +261,51 @@ async def test_a_deleted_servicegrid_takes_service_and_slices_along(site: Any, a
     assert versions == [first, first + 1]
     api.put(objects.slices, objects.plain("marker", "10.9.0.2"))
     assert await slices.summary(1) == [("ADDED", "marker")]
+
+
+def _grid_service(name: str, key: str) -> dict[str, Any]:
+    labels = {"tkeedge.io/grid-uniq-key": key, "service.kubernetes.io/service-proxy-name": "sitegrid"}
+    meta = {"name": name, "namespace": "default", "labels": labels}
+    return {"kind": "Service", "apiVersion": "v1", "metadata": meta, "spec": {"clusterIP": "10.96.0.1"}}
+
+
+async def test_a_grids_service_is_only_where_its_key_is(site: Any, api: Any, objects: Any) -> None:
+    """A relabelled node loses the Services of the key that it lost and gets those of the new one; others stay."""
+    for name, key in (("web", "zone"), ("other", "rack"), ("always", "host")):
+        api.put(objects.services, _grid_service(name, key))
+    api.put(
+        objects.services, {"kind": "Service", "apiVersion": "v1", "metadata": {"name": "p", "namespace": "default"}}
+    )
+    names, watch = await site.list_and_watch(objects.services)
+    assert names == ["always", "p", "web"]
+    api.put(objects.nodes, objects.node("n1", rack="r1", host="n1"))
+    assert sorted(await watch.summary(2)) == [("ADDED", "other"), ("DELETED", "web")]
+    api.put(objects.services, _grid_service("web", "zone"))
+    api.delete(objects.nodes, "n1", "")
+    assert sorted(await watch.summary(2)) == [("DELETED", "always"), ("DELETED", "other")]
+    assert await site.names(objects.services) == ["p"]
+
+
+async def test_a_grids_service_elsewhere_does_not_exist(site: Any, api: Any, objects: Any) -> None:
+    """GET of a grid's Service is 404 on a node that is in no unit of its key."""
+    api.put(objects.services, _grid_service("web", "zone"))
+    api.put(objects.services, _grid_service("other", "rack"))
+    await objects.eventually(lambda: site.hub.node.known)
+    assert (await site.get("/api/v1/namespaces/default/services/web"))[0] == 200
+    status, body = await site.get("/api/v1/namespaces/default/services/other")
+    assert (status, body["message"]) == (404, 'services "other" not found')
+
+
+@pytest.mark.parametrize("path", ["/api/v1/namespaces/default/services/web", f"{SLICES}/web-zone.u1"])
+async def test_while_the_units_are_unknown_a_grids_object_is_503(
+    site: Any, api: Any, objects: Any, path: str
+) -> None:
+    """Neither shown nor said not to exist, until the node is known."""
+    api.put(objects.services, _grid_service("web", "zone"))
+    await objects.eventually(lambda: site.hub.node.known)
+    site.hub.node.known, site.hub.node.units, site.hub.node.keys = False, frozenset(), frozenset()
+    status, headers, _ = await site.request("GET", path)
+    assert (status, headers["retry-after"]) == (503, "1")
 
 
 async def test_what_stayed_is_not_touched_by_a_lost_history(site: Any, api: Any, objects: Any) -> None:

@@ -51,6 +51,7 @@ class StubNode:
     def __init__(self, *units: str) -> None:
         self.known = True
         self.units = frozenset(units)
+        self.keys = frozenset(unit.partition(".")[0] for unit in units)
 
 
 class Stage:

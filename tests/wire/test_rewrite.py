@@ -73,15 +73,20 @@ def test_any_label_of_ours_makes_an_object_a_grids(label: str) -> None:
 def test_a_grid_service_is_served_by_kube_proxy_again() -> None:
     """The proxy name that keeps stock kube-proxies away is taken off, all else stays."""
     labels = {GRID_UNIQ_KEY: "zone", SERVICE_PROXY_NAME: SITEGRID, "team": "a"}
-    assert grid_service_labels(labels) == {GRID_UNIQ_KEY: "zone", "team": "a"}
+    assert grid_service_labels(labels, {"zone"}) == {GRID_UNIQ_KEY: "zone", "team": "a"}
+
+
+def test_a_grid_service_is_only_where_its_key_is() -> None:
+    """On a node that is in no unit of the Service's key it does not exist."""
+    assert grid_service_labels({GRID_UNIQ_KEY: "zone"}, {"rack"}) is None
 
 
 def test_another_proxys_service_is_left_to_it() -> None:
     """A proxy name that is not ours stays."""
     labels = {GRID_UNIQ_KEY: "zone", SERVICE_PROXY_NAME: "cilium"}
-    assert grid_service_labels(labels) == labels
+    assert grid_service_labels(labels, {"zone"}) == labels
 
 
 def test_a_service_of_no_grid_is_not_ours() -> None:
     """Without the key the Service is not rewritten, even under our proxy name."""
-    assert grid_service_labels({SERVICE_PROXY_NAME: SITEGRID}) is None
+    assert grid_service_labels({SERVICE_PROXY_NAME: SITEGRID}, {"zone", ""}) is None

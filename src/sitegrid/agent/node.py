@@ -3,7 +3,7 @@
 Only the node's metadata is watched. Until the first complete answer the units are unknown, and unknown is not empty:
 then nothing is answered at all. A node that does not exist is in no unit.
 
-Invariant I1: `units` holds the ids of the node's current labels and nothing else. Held by
+Invariant I1: `units` (and `keys`) hold the ids of the node's current labels and nothing else. Held by
 ``tests/agent/test_node.py``.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from sitegrid.agent.source import Source, SourceKey
 from sitegrid.wire.codec import PROTOBUF, Item
-from sitegrid.wire.labels import unit_id
+from sitegrid.wire.labels import label_value, unit_id
 from sitegrid.wire.resources import NODES
 
 
@@ -29,6 +29,8 @@ class NodeUnits:
         self.name = name
         self.known = False
         self.units: frozenset[str] = frozenset()
+        self.keys: frozenset[str] = frozenset()
+        """The unique keys of `units`, as they stand in labels."""
         self._source = source
         self._changed = changed
         source.listeners.append(self)
@@ -50,4 +52,5 @@ class NodeUnits:
         units = frozenset(unit_id(key, value) for key, value in labels.items() if value)
         if not self.known or units != self.units:
             self.known, self.units = True, units
+            self.keys = frozenset(label_value(key) for key, value in labels.items() if value)
             self._changed()

@@ -15,7 +15,7 @@ from sitegrid.agent.gate import Route
 from sitegrid.agent.http import Connection, Request
 from sitegrid.agent.node import NodeUnits
 from sitegrid.agent.passthrough import open_as_client
-from sitegrid.agent.serve import Answer
+from sitegrid.agent.serve import UNREADY, Answer
 from sitegrid.agent.upstream import Upstream
 from sitegrid.wire.codec import Codec, Item
 from sitegrid.wire.resources import ENDPOINTSLICES, SERVICES, Resource
@@ -65,6 +65,8 @@ def _shown(body: bytes, route: Route, node: NodeUnits, codec: Codec) -> bytes:
     labels = codec.labels(item)
     if not of_grid(labels):
         return body
+    if not node.known:
+        raise Answer(Status(503, UNREADY, retry_after=1))
     seen = _grid_labels(route.resource, labels, node)
     if seen is None or route.resource is None:
         raise Answer(not_found(route))
@@ -74,7 +76,7 @@ def _shown(body: bytes, route: Route, node: NodeUnits, codec: Codec) -> bytes:
 
 def _grid_labels(resource: Resource | None, labels: dict[str, str], node: NodeUnits) -> dict[str, str] | None:
     if resource is SERVICES:
-        return grid_service_labels(labels)
+        return grid_service_labels(labels, node.keys)
     if resource is ENDPOINTSLICES:
-        return unit_slice_labels(labels, node.units if node.known else frozenset())
+        return unit_slice_labels(labels, node.units)
     return None

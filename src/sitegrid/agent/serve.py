@@ -22,6 +22,7 @@ from sitegrid.agent.view import PLACES, View
 from sitegrid.wire.codec import Item
 from sitegrid.wire.status import Status
 
+UNREADY: Final = "the agent has not yet heard from the API server"
 FRESH_TIMEOUT: Final = 3.0
 """Seconds to wait for a resourceVersion that is not there yet (apiserver pkg/storage/cacher blockTimeout)."""
 BOOKMARK_SECONDS: Final = (45.0, 75.0)

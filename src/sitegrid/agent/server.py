@@ -23,7 +23,7 @@ from sitegrid.agent.objects import get_object
 from sitegrid.agent.options import ListOptions, OptionsError, list_options, parse_query
 from sitegrid.agent.passthrough import forward
 from sitegrid.agent.reads import Read, Reads
-from sitegrid.agent.serve import Answer, Watch, list_body
+from sitegrid.agent.serve import UNREADY, Answer, Watch, list_body
 from sitegrid.agent.source import Refused
 from sitegrid.agent.upstream import Upstream, UpstreamError
 from sitegrid.agent.view import View, ViewKey
@@ -37,7 +37,6 @@ _log = logging.getLogger(__name__)
 
 READY_TIMEOUT: Final = 10.0
 """Seconds that a LIST or WATCH waits for the first complete state before it is 503."""
-_UNREADY: Final = "the agent has not yet heard from the API server"
 _OFFLINE_RETRY: Final = 5
 """Seconds until a request that the API server must answer is worth another try while that cannot be reached."""
 
@@ -106,7 +105,7 @@ class Server:
     async def _pass_refusal(self, connection: Connection, refusal: Refused, codec: Codec) -> None:
         """Pass on what the API server has against the client's question; what it has against the agent is 503."""
         if refusal.status not in (400, 404, 422):
-            await self._refuse(connection, Status(503, f"{_UNREADY}: {refusal}", retry_after=5), codec)
+            await self._refuse(connection, Status(503, f"{UNREADY}: {refusal}", retry_after=5), codec)
             return
         self._metrics.add("refused_total", label=str(refusal.status))
         await connection.respond(refusal.status, [(b"content-type", refusal.media_type.encode())], refusal.body)
@@ -175,7 +174,7 @@ class Server:
             await connection.respond(200, text, b"ok\n")
         elif path == "/sitegrid/readyz":
             known = self._hub.node.known
-            await connection.respond(200 if known else 503, text, b"ok\n" if known else _UNREADY.encode() + b"\n")
+            await connection.respond(200 if known else 503, text, b"ok\n" if known else UNREADY.encode() + b"\n")
         elif path == "/sitegrid/metrics":
             await connection.respond(200, text, self._metrics.render())
         else:
@@ -223,7 +222,7 @@ class Server:
         if not await view.wait_ready(READY_TIMEOUT, lambda: wan.down):
             if view.refusal is not None:
                 raise view.refusal
-            raise Answer(Status(503, f"{_UNREADY}: {wan.reason}" if wan.down else _UNREADY, retry_after=1))
+            raise Answer(Status(503, f"{UNREADY}: {wan.reason}" if wan.down else UNREADY, retry_after=1))
         if not options.watch:
             body = await list_body(view, options)
             await connection.respond(200, [(b"content-type", view.key.codec.media_type.encode())], body)

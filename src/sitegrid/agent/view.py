@@ -262,7 +262,7 @@ class View:
         if self.key.resource is ENDPOINTSLICES:
             seen = unit_slice_labels(labels, self._node.units)
         else:
-            seen = grid_service_labels(labels)
+            seen = grid_service_labels(labels, self._node.keys)
         if seen is None or not self._labels.matches(seen):
             return None
         if self._fields.terms and not self._fields.matches(codec.field_values(self.key.resource, item)):

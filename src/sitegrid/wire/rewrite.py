@@ -3,7 +3,8 @@
 Three kinds of objects meet here: unit slices and grid Services, which are shown rewritten, and objects that are not a
 grid's, which are shown as they are. Everything else is not shown. Called by the agent's views and single GETs.
 
-Invariant I1: a slice that belongs to a grid is shown only as a unit slice of one of the node's own units.
+Invariant I1: a slice that belongs to a grid is shown only as a unit slice of one of the node's own units, and a
+grid's Service only where the node is in a unit.
 Held by ``tests/wire/test_rewrite.py``.
 """
 
@@ -52,12 +53,13 @@ def unit_slice_labels(labels: Mapping[str, str], units: Set[str]) -> dict[str, s
     return seen
 
 
-def grid_service_labels(labels: Mapping[str, str]) -> dict[str, str] | None:
-    """Return the labels under which a client sees a grid's Service; None if the Service is not a grid's.
+def grid_service_labels(labels: Mapping[str, str], keys: Set[str]) -> dict[str, str] | None:
+    """Return the labels under which a client sees a grid's Service; None if it is not a grid's, or not for this node.
 
-    Only our own proxy name is taken off: a user's other one means that somebody else serves the Service.
+    `keys` are the unique keys (made safe) by which the node is in a unit: elsewhere the Service does not exist. Only
+    our own proxy name is taken off: a user's other one means that somebody else serves the Service.
     """
-    if GRID_UNIQ_KEY not in labels:
+    if labels.get(GRID_UNIQ_KEY) not in keys:
         return None
     seen = dict(labels)
     if seen.get(SERVICE_PROXY_NAME) == SITEGRID:

@@ -933,6 +933,8 @@ def _shown(obj: Obj, units: set[str]) -> Obj | None:
     if "tkeedge.io/grid-uniq-key" not in labels:
         return obj
     if obj.path == SERVICES:
+        if labels["tkeedge.io/grid-uniq-key"] not in {unit.partition(".")[0] for unit in units}:
+            return None
         if labels.get(_PROXY_NAME) == "sitegrid":
             del labels[_PROXY_NAME]
         return replace(obj, labels=labels)

@@ -152,7 +152,7 @@ class World:
 
     def _regroup(self, service: str, sources: list[Manifest]) -> list[EndpointSlice]:
         observed = msgspec.convert(sources, list[EndpointSlice])
-        return wanted_slices(self._services[service], KEY, observed, self._unit_of_node)
+        return wanted_slices(self._services[service], KEY, observed, self._unit_of_node).slices
 
     def replace_pod(self, service: str, unit: int) -> Change:
         """Replace the first of the unit's pods."""

@@ -122,7 +122,7 @@ class Slices:
 
     def project(self) -> list[EndpointSlice]:
         """Regroup them by unit."""
-        return wanted_slices(self._service, KEY, self._sources, self._unit_of_node)
+        return wanted_slices(self._service, KEY, self._sources, self._unit_of_node).slices
 
 
 def _endpoint(number: int, index: int) -> Endpoint:

@@ -1,12 +1,18 @@
-"""What a ServiceGrid can do beyond one closed Service, with real kube-proxies and CoreDNS: pods by common names."""
+"""What a ServiceGrid can do beyond one closed Service, with real kube-proxies and CoreDNS.
+
+Pods by common names, and units that fall back to a neighbour.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from sitegrid.lab.clients import Clients
+from sitegrid.lab.clients import Clients, wait_until
 from sitegrid.lab.lab import Lab
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -62,3 +68,82 @@ def test_the_name_stays_without_a_wan(database: None, clients: Clients, lab: Lab
         assert not answered_by(clients, "node21", f"http://{before['node12']}.db-svc/")
     finally:
         lab.restore_wan("zone=NodeUnit2")
+
+
+def _kind(kind: str, name: str, **spec: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "default"}
+    return {
+        "apiVersion": "tkeedge.io/v1",
+        "kind": kind,
+        "metadata": metadata,
+        "spec": {"gridUniqKey": "zone", **spec},
+    }
+
+
+class Shop:
+    """A DeploymentGrid of one pod in each site, behind two ServiceGrids: one falls back, the other never."""
+
+    def __init__(self, lab: Lab, clients: Clients) -> None:
+        self._lab = lab
+        self.clients = clients
+
+    def apply(self, *, replicas: int) -> None:
+        """Apply all of it, with that many pods in NodeUnit1."""
+        labels = {"app": "shop"}
+        container = {"name": "shop", "image": "shop:1", "ports": [{"containerPort": 80}]}
+        pods = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
+        template = {"replicas": 1, "selector": {"matchLabels": labels}, "template": pods}
+        service = {"selector": labels, "ports": [{"port": 80}]}
+        entry = {"units": {"names": ["NodeUnit1"]}, "to": ["NodeUnit9", "NodeUnit2"]}
+        one = [{"units": {"names": ["NodeUnit1"]}, "replicas": replicas}]
+        self.items = [
+            _kind("DeploymentGrid", "shop", template=template, overrides=one),
+            _kind("ServiceGrid", "shop", template=service, fallback=[entry]),
+            _kind("ServiceGrid", "shop-closed", template=service),
+        ]
+        self.kubectl("apply", "-f", "-")
+        self._lab.kubectl("wait", "--for=condition=Ready", "--timeout=120s", "dg/shop", "sg/shop", "sg/shop-closed")
+
+    def kubectl(self, *words: str) -> None:
+        """Run kubectl over all of it."""
+        self._lab.kubectl(*words, input=json.dumps({"apiVersion": "v1", "kind": "List", "items": self.items}))
+
+    def site(self, node: str, service: str) -> set[str]:
+        """Return the sites that answer a few requests of the client on `node`; empty where nobody does."""
+        sites = self.clients.members("zone")
+        answers = self.clients.ask((node, f"http://{service}-svc/"), 5)["answers"].values()
+        return {sites[answer["node"]] for answer in answers}
+
+    def status(self) -> dict[str, Any]:
+        """Return the status of the ServiceGrid that falls back."""
+        found: dict[str, Any] = json.loads(self._lab.kubectl("get", "sg", "shop", "-o", "json").stdout)["status"]
+        return found
+
+
+@pytest.fixture
+def shop(lab: Lab, clients: Clients) -> Iterator[Shop]:
+    """The shop, without a pod in NodeUnit1."""
+    shop = Shop(lab, clients)
+    for node in NODES:
+        clients.pod(node)
+    shop.apply(replicas=0)
+    yield shop
+    shop.kubectl("delete", "--ignore-not-found", "-f", "-")
+
+
+def test_a_site_in_need_uses_its_neighbour_and_only_then(shop: Shop, lab: Lab) -> None:
+    """The neighbour answers through real kube-proxies while the site has no pod; without fallback it is closed."""
+    assert wait_until(lambda: shop.site("node12", "shop") == {"NodeUnit2"})
+    assert wait_until(lambda: shop.site("node21", "shop-closed") == {"NodeUnit2"})
+    assert shop.site("node21", "shop") == {"NodeUnit2"}
+    assert shop.site("node12", "shop-closed") == set()
+    assert wait_until(lambda: shop.status()["fallbackUnits"] == 1)
+    assert shop.status()["fallbacks"] == [{"unit": "NodeUnit1", "to": "NodeUnit2"}]
+    assert shop.status()["unknownUnits"] == ["NodeUnit9"]
+    shop.apply(replicas=1)
+    assert wait_until(lambda: shop.site("node12", "shop") == {"NodeUnit1"})
+    assert shop.site("node21", "shop") == {"NodeUnit2"}
+    assert wait_until(lambda: shop.status()["fallbackUnits"] == 0)
+    events = lab.kubectl("get", "events").stdout
+    assert re.search("FallbackBegan.*NodeUnit1 uses NodeUnit2", events)
+    assert wait_until(lambda: "FallbackEnded" in lab.kubectl("get", "events").stdout)

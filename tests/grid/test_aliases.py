@@ -50,7 +50,7 @@ def _source(endpoints: list[Endpoint], address_type: str = "IPv4") -> EndpointSl
 
 
 def _wanted(*sources: EndpointSlice, service: Service = HEADLESS) -> list[EndpointSlice]:
-    return wanted_slices(service, "zone", sources, UNITS, SETS.get)
+    return wanted_slices(service, "zone", sources, UNITS, find_set=SETS.get).slices
 
 
 def _names(items: Iterable[EndpointSlice], *, aliases: bool) -> set[tuple[str, str, str]]:
@@ -141,8 +141,8 @@ def test_name_that_is_no_host_name_is_left_out(grid: str) -> None:
         "zone",
         [_source([_pod("s-0", "10.0.0.1", "n1")])],
         UNITS,
-        {"s": GridSet(grid, "zone.one")}.get,
-    )
+        find_set={"s": GridSet(grid, "zone.one")}.get,
+    ).slices
     assert _names(wanted, aliases=True) == set()
 
 
@@ -164,7 +164,7 @@ _pods = st.lists(
 def test_aliases_change_nothing_else(pods: list[Endpoint]) -> None:
     """All other slices are as without aliases; each alias is an endpoint of its unit, under no real name."""
     wanted = _wanted(_source(pods))
-    plain = wanted_slices(HEADLESS, "zone", [_source(pods)], UNITS)
+    plain = wanted_slices(HEADLESS, "zone", [_source(pods)], UNITS).slices
     assert [item for item in wanted if "tkeedge.io/aliases" not in item.metadata.labels] == plain
     real = _names(plain, aliases=False)
     for unit, name, address in _names(wanted, aliases=True):

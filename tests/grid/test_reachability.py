@@ -68,7 +68,7 @@ def _source(*endpoints: Endpoint, port: EndpointPort = HTTP, address_type: str =
 
 
 def _plain(sources: Iterable[EndpointSlice], by_node: Mapping[str, str] = BY_NODE) -> list[EndpointSlice]:
-    return wanted_slices(SERVICE, KEY, sources, by_node)
+    return wanted_slices(SERVICE, KEY, sources, by_node).slices
 
 
 def _carried(

@@ -53,7 +53,7 @@ def _endpoint(address: str, node: str | None, ready: bool = True) -> Endpoint:
 
 
 def _wanted(*sources: EndpointSlice, service: Service = SERVICE) -> list[EndpointSlice]:
-    return wanted_slices(service, "zone", sources, UNITS)
+    return wanted_slices(service, "zone", sources, UNITS).slices
 
 
 def _addresses(items: Iterable[EndpointSlice]) -> dict[str, set[str]]:

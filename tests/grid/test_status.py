@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from sitegrid.api.meta import ManagedMeta, ObjectMeta
 from sitegrid.api.servicegrids import ServiceGrid
-from sitegrid.api.status import Condition, GridStatus
+from sitegrid.api.status import Condition, GridStatus, ServiceGridStatus
 from sitegrid.grid.blueprint import Blueprint
 from sitegrid.grid.kinds import DEPLOYMENT
 from sitegrid.grid.observed import Workload, WorkloadCondition, WorkloadSpec, WorkloadStatus
@@ -227,17 +228,42 @@ def _service_grid() -> ServiceGrid:
     return grid
 
 
+UNITS = units_of("zone", [("a", {"zone": "one"}), ("b", {"zone": "two"})])
+
+
+def _service_status(
+    problems: Mapping[str, Problem], used: Mapping[str, str], unknown: Collection[str] = ()
+) -> ServiceGridStatus:
+    return service_status(_service_grid(), UNITS, problems, used=used, unknown=unknown, now=NOW)
+
+
 def test_service_status() -> None:
     """A ServiceGrid names its Service and counts its units."""
-    status = service_status(_service_grid(), 2, None, now=NOW)
+    status = _service_status({}, {})
     assert (status.service_name, status.units, status.observed_generation) == ("demo-svc", 2, 3)
     assert [(c.type, c.status) for c in status.conditions] == [("Ready", "True"), ("Degraded", "False")]
 
 
 def test_service_problem_is_told() -> None:
     """A Service that could not be made is the grid's condition, without a unit's name."""
-    status = service_status(_service_grid(), 2, Problem("NameConflict", "taken"), now=NOW)
+    status = _service_status({"": Problem("NameConflict", "taken"), "one": Problem("FallbackInvalid", "odd")}, {})
+    more = " (1 more units have a problem)"
     assert [(c.status, c.reason, c.message) for c in status.conditions] == [
-        ("False", "NameConflict", "taken"),
-        ("True", "NameConflict", "taken"),
+        ("False", "NameConflict", f"taken{more}"),
+        ("True", "NameConflict", f"taken{more}"),
     ]
+
+
+def test_a_units_problem_with_a_service_names_the_unit() -> None:
+    """The same condition, with the unit."""
+    status = _service_status({"one": Problem("FallbackInvalid", "odd")}, {})
+    assert [c.message for c in status.conditions] == ["unit one: odd"] * 2
+
+
+def test_units_in_fallback_are_listed_and_counted() -> None:
+    """In order, at most a hundred, and all of them counted; names that no unit has likewise."""
+    used = {f"u{number:03d}": "hub" for number in range(150)}
+    status = _service_status({}, used, {f"x{number:03d}" for number in range(150)})
+    assert status.fallback_units == 150
+    assert [(item.unit, item.to) for item in status.fallbacks] == [(f"u{n:03d}", "hub") for n in range(100)]
+    assert status.unknown_units == [f"x{n:03d}" for n in range(100)]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Final
 from msgspec import Meta, Struct, field
 
 from sitegrid.api.grids import GridUniqKey, template_field
+from sitegrid.api.matchers import MATCHER_RULES, UnitMatcher
 from sitegrid.api.meta import ObjectMeta
 from sitegrid.api.status import ServiceGridStatus
 from sitegrid.wire.labels import GROUP
@@ -19,6 +20,37 @@ SERVICE_NAME_PATTERN: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 """A DNS-1035 label, which is what Kubernetes wants of a Service's name (apimachinery's IsDNS1035Label)."""
 MAX_SERVICE_NAME: Final = 63
 SERVICE_SUFFIX: Final = "-svc"
+
+
+MAX_FALLBACKS: Final = 1000
+MAX_NEIGHBOURS: Final = 16
+
+
+class Fallback(Struct, rename="camel", frozen=True, omit_defaults=True, kw_only=True):
+    """Whose endpoints some units use while they have none of their own that is ready."""
+
+    units: Annotated[
+        UnitMatcher | None,
+        Meta(description="The units it is for; all where not given.", extra_json_schema=MATCHER_RULES),
+    ] = None
+    to: Annotated[
+        list[
+            Annotated[
+                str,
+                Meta(
+                    description="A unit by name; $(unit.values.NAME) is replaced by a value of the falling unit.",
+                    min_length=1,
+                    max_length=253,
+                ),
+            ]
+        ],
+        Meta(
+            description="The units to use, of which the first that has a ready endpoint counts.",
+            min_length=1,
+            max_length=MAX_NEIGHBOURS,
+            extra_json_schema={"x-kubernetes-list-type": "atomic"},
+        ),
+    ]
 
 
 class ServiceGridSpec(Struct, rename="camel", frozen=True):
@@ -47,6 +79,17 @@ class ServiceGridSpec(Struct, rename="camel", frozen=True):
             },
         ),
     ] = ""
+    fallback: Annotated[
+        list[Fallback],
+        Meta(
+            description=(
+                "Exceptions to closure: which units use endpoints of another unit, and only while they have no ready "
+                "one of their own. Of several that are for a unit the last one counts. None where not given."
+            ),
+            max_length=MAX_FALLBACKS,
+            extra_json_schema={"x-kubernetes-list-type": "atomic"},
+        ),
+    ] = field(default_factory=list)
 
 
 class ServiceGrid(Struct, rename="camel"):

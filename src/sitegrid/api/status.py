@@ -12,6 +12,8 @@ from msgspec import Meta, Struct, field
 
 MAX_UNKNOWN_UNITS: Final = 100
 """How many names that no unit has the status tells."""
+MAX_FALLBACK_STATES: Final = 100
+"""How many units that use another's endpoints the status tells."""
 
 
 class Condition(Struct, rename="camel", frozen=True):
@@ -99,6 +101,13 @@ class GridStatus(Struct, rename="camel", frozen=True):
     ] = field(default_factory=list)
 
 
+class FallbackState(Struct, rename="camel", frozen=True):
+    """A unit that uses another's endpoints."""
+
+    unit: Annotated[str, Meta(description="The unit that has no ready endpoint of its own.")]
+    to: Annotated[str, Meta(description="The unit whose endpoints it uses.")]
+
+
 class ServiceGridStatus(Struct, rename="camel", frozen=True):
     """What the controller last saw of a ServiceGrid."""
 
@@ -106,3 +115,20 @@ class ServiceGridStatus(Struct, rename="camel", frozen=True):
     service_name: Annotated[str, Meta(description="The Service that this grid made for all units.")] = ""
     units: Annotated[int, Meta(description="Units of the unique key, each closed to the others.", ge=0)] = 0
     conditions: Annotated[list[Condition], _CONDITIONS] = field(default_factory=list)
+    fallback_units: Annotated[
+        int, Meta(description="Units that use another unit's endpoints at the moment, as spec.fallback allows.", ge=0)
+    ] = 0
+    fallbacks: Annotated[
+        list[FallbackState],
+        Meta(
+            description="Which units those are, and whose endpoints they use; at most 100.",
+            extra_json_schema={"x-kubernetes-list-type": "atomic"},
+        ),
+    ] = field(default_factory=list)
+    unknown_units: Annotated[
+        list[Annotated[str, Meta(description="The name that no unit has.")]],
+        Meta(
+            description="Names in the spec that no unit has; at most 100. No error, since the site may come later.",
+            extra_json_schema={"x-kubernetes-list-type": "atomic"},
+        ),
+    ] = field(default_factory=list)

@@ -18,6 +18,7 @@ from typing import Final, Protocol, TypeVar
 from sitegrid.api.nodeunits import NodeUnit
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.evictions import Evictions, Lists
+from sitegrid.controller.fallbacks import FallbackStates
 from sitegrid.controller.memberships import Memberships
 from sitegrid.controller.metrics import Metrics
 from sitegrid.controller.nodeunits import MIN_INTERVAL as UNIT_INTERVAL
@@ -68,11 +69,15 @@ class Manager:
             for kind, stores in cluster.workloads.items()
         }
         self._evictions = Evictions(cluster, api, writer, reporter)
+        fallbacks = FallbackStates()
+        fallbacks.listener = self._triggers.grid
+        metrics.watch_fallbacks(fallbacks.total)
         self._services = {
-            name: Services(kind, cluster, writer, statuses, reporter) for name, kind in SERVICE_KINDS.items()
+            name: Services(kind, cluster, writer, statuses, reporter, fallbacks)
+            for name, kind in SERVICE_KINDS.items()
         }
         # Writes of slices have their own share, so that they never wait behind a rollout's.
-        self._slices = Slices(cluster, Writer(api, metrics, parallel=SLICE_WRITES))
+        self._slices = Slices(cluster, Writer(api, metrics, parallel=SLICE_WRITES), fallbacks)
         unit_writer = Writer(api, metrics, parallel=UNIT_WORKERS)
         self._memberships = Memberships(cluster, unit_writer)
         unit_statuses = Statuses(unit_writer, interval=UNIT_INTERVAL)

@@ -35,6 +35,11 @@ class Metrics:
             "1 while this process leads, so that the sum over replicas is 1.",
             registry=self.registry,
         )
+        self._fallback_units = Gauge(
+            "sitegrid_fallback_units",
+            "Units that use another unit's endpoints, as a ServiceGrid's fallback allows, over all ServiceGrids.",
+            registry=self.registry,
+        )
         self._queue_depth = Gauge(
             "sitegrid_queue_depth", "Keys that wait for a worker.", ["queue"], registry=self.registry
         )
@@ -42,3 +47,7 @@ class Metrics:
     def watch_queue(self, name: str, depth: Callable[[], int]) -> None:
         """Report `depth()` as the depth of the queue `name` from now on."""
         self._queue_depth.labels(queue=name).set_function(depth)
+
+    def watch_fallbacks(self, count: Callable[[], int]) -> None:
+        """Report `count()` as the number of units in fallback from now on."""
+        self._fallback_units.set_function(count)

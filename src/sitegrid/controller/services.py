@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.controller.children import make_child
 from sitegrid.controller.cluster import OWNER, Cluster, decode
-from sitegrid.controller.queues import GridKey
+from sitegrid.controller.fallbacks import FallbackStates
+from sitegrid.controller.queues import GridKey, ServiceKey
 from sitegrid.controller.reporter import Reporter, refused_change
 from sitegrid.controller.resources import service_grid_resource
 from sitegrid.controller.retries import Retries
@@ -27,7 +28,7 @@ from sitegrid.grid.kinds import ServiceKind
 from sitegrid.grid.observed import Service
 from sitegrid.grid.problem import Problem, name_conflict
 from sitegrid.grid.service import wanted_service
-from sitegrid.grid.status import service_status
+from sitegrid.grid.status import listed, service_status
 from sitegrid.kube.errors import ApiError, Unreachable
 from sitegrid.kube.resources import SERVICES
 
@@ -43,6 +44,8 @@ class _Memory:
 
     uid: str
     retries: Retries
+    used: Mapping[str, str]
+    """By unit whose endpoints it uses, as events have told."""
 
 
 class Services:
@@ -55,6 +58,7 @@ class Services:
         writer: Writer,
         statuses: Statuses,
         reporter: Reporter,
+        fallbacks: FallbackStates,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
@@ -65,6 +69,7 @@ class Services:
         self._writer = writer
         self._statuses = statuses
         self._reporter = reporter
+        self._fallbacks = fallbacks
         self._now = now
         self._clock = clock
         self._verdicts = Verdicts()
@@ -77,16 +82,21 @@ class Services:
         if grid is None or grid.metadata.deletion_timestamp:
             if (memory := self._memory.pop(key, None)) is not None:
                 self._statuses.forget(memory.uid)
+                self._fallbacks.forget_grid(memory.uid)
             return None  # its Service goes by its owner reference
         memory = self._memory.get(key)
         if memory is None or memory.uid != grid.metadata.uid:
-            memory = self._memory[key] = _Memory(grid.metadata.uid, Retries(clock=self._clock))
+            told = {state.unit: state.to for state in grid.status.fallbacks}
+            memory = self._memory[key] = _Memory(grid.metadata.uid, Retries(clock=self._clock), told)
         await self._ensure(grid, memory.retries)
         problem = memory.retries.problems().get(_SERVICE)
         if problem is None:
             await self._delete_former(grid)
-        units = sum(1 for info in self._cluster.units.of(grid.spec.grid_uniq_key).values() if info.nodes)
-        status = service_status(grid, units, problem, now=self._now())
+        self._tell_fallbacks(grid, memory)
+        units = self._cluster.units.of(grid.spec.grid_uniq_key)
+        fallbacks = self._fallbacks.of(grid, units)
+        problems = {**({} if problem is None else {"": problem}), **fallbacks.problems}
+        status = service_status(grid, units, problems, used=memory.used, unknown=fallbacks.unknown, now=self._now())
         wake = await self._statuses.write(self._resource, self._grids, grid, status)
         times = (wake or None, memory.retries.next_due())
         return min((seconds for seconds in times if seconds is not None), default=None)
@@ -161,6 +171,22 @@ class Services:
             self._reporter.normal(
                 self._resource, grid.metadata, reason="SuccessfulDelete", action="Delete", note=note
             )
+
+    def _tell_fallbacks(self, grid: ServiceGrid, memory: _Memory) -> None:
+        """Record an event for units that begin or cease to use another's endpoints; more than a few are counted."""
+        key = ServiceKey(grid.metadata.namespace, grid.wanted_service_name())
+        used, told = self._fallbacks.get(key), memory.used
+        if used is None or used == told:
+            return
+        memory.used = used
+        begun = [f"{unit} uses {to}" for unit, to in sorted(used.items()) if told.get(unit) != to]
+        ended = [unit for unit in sorted(told) if unit not in used]
+        if begun:
+            note = f"Units without a ready endpoint: {listed(begun)}"
+            self._reporter.warning(self._resource, grid.metadata, reason="FallbackBegan", action="FallBack", note=note)
+        if ended:
+            note = f"Units that use their own endpoints again: {listed(ended)}"
+            self._reporter.normal(self._resource, grid.metadata, reason="FallbackEnded", action="FallBack", note=note)
 
     def _forget_gone(self, old: Service | None, new: Service | None) -> None:
         if new is None and old is not None:

@@ -17,9 +17,11 @@ from functools import partial
 from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.workloads import StatefulSetGrid
 from sitegrid.controller.cluster import SOURCE, UNIT_SLICE, Cluster, decode, service_index
+from sitegrid.controller.fallbacks import FallbackStates
 from sitegrid.controller.queues import ServiceKey
 from sitegrid.controller.writer import Manifest, Writer
 from sitegrid.grid.aliases import GridSet
+from sitegrid.grid.fallback import Falling
 from sitegrid.grid.observed import EndpointSlice, Node, Service
 from sitegrid.grid.reachability import carry_over, find_holds, silenced
 from sitegrid.grid.slices import unchanged, unselected, untracked, wanted_slices
@@ -37,10 +39,16 @@ class Slices:
     """Passes over the slices of grid Services."""
 
     def __init__(
-        self, cluster: Cluster, writer: Writer, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        cluster: Cluster,
+        writer: Writer,
+        fallbacks: FallbackStates,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._cluster = cluster
         self._writer = writer
+        self._fallbacks = fallbacks
         self._now = now
 
     async def reconcile(self, key: ServiceKey) -> float | None:
@@ -92,19 +100,26 @@ class Slices:
         service = self._cluster.services.get(key.namespace, key.name)
         grid = self._grid_of(service)
         if service is None or grid is None:
+            self._fallbacks.forget(key)
             return [], None
         uid, unique_key, now = service.metadata.uid, grid.spec.grid_uniq_key, self._now()
         units, by_node = self._cluster.units.of(unique_key), self._cluster.units.by_node(unique_key)
-        carried = carry_over(
+        holds = find_holds(units, self._cluster.reaches.unsettled(), by_node, now)
+        present = _of(uid, present)
+        sources = _of(uid, self._cluster.slices.by_index(SOURCE, index))
+        carried = carry_over(unique_key, sources, present, by_node, holds)
+        away = {by_node[node] for node, hold in holds.items() if hold.until is None}
+        projection = wanted_slices(
+            service,
             unique_key,
-            _of(uid, self._cluster.slices.by_index(SOURCE, index)),
-            _of(uid, present),
+            carried.sources,
             by_node,
-            find_holds(units, self._cluster.reaches.unsettled(), by_node, now),
+            find_set=partial(self._find_set, key.namespace),
+            falling=Falling(self._fallbacks.of(grid, units).ways, away, present),
         )
+        self._fallbacks.set(key, grid, projection.fallbacks)
         again = None if carried.until is None else max(0.0, (carried.until - now).total_seconds())
-        find_set = partial(self._find_set, key.namespace)
-        return wanted_slices(service, unique_key, carried.sources, by_node, find_set), again
+        return projection.slices, again
 
     def _find_set(self, namespace: str, name: str) -> GridSet | None:
         child = self._cluster.workloads[StatefulSetGrid.KIND].children.get(namespace, name)

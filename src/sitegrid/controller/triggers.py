@@ -65,6 +65,11 @@ class Triggers:
         for item in self._cluster.slices.store.list():
             self._slice(None, item)
 
+    def grid(self, key: GridKey) -> None:
+        """Add a grid of whose surroundings something was found out."""
+        if self.queues is not None:
+            self.queues.grids.add(key)
+
     def _node(self, old: Node | None, new: Node | None) -> None:
         if self.queues is None:
             return
@@ -87,6 +92,10 @@ class Triggers:
             return
         for key in changed_declarations(old, new):
             self._workload_grids_of(key)
+            for kind, service_grids in self._cluster.service_grid_stores.items():
+                for service_grid in service_grids.store.by_index(KEY, key):
+                    if service_grid.spec.fallback:
+                        self._service_grid(kind, None, service_grid)
 
     def _workload_grids_of(self, key: str) -> None:
         for kind, stores in self._cluster.workloads.items():

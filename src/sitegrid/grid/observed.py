@@ -176,6 +176,11 @@ class Endpoint(Struct, rename="camel", gc=False, frozen=True, omit_defaults=True
     node_name: str | None = None
     zone: str | None = None
 
+    @property
+    def ready(self) -> bool:
+        """Whether consumers send it requests: absent means ready (discovery/v1)."""
+        return self.conditions.ready is not False
+
 
 class EndpointPort(Struct, rename="camel", gc=False, frozen=True, omit_defaults=True):
     """One port of a slice; an absent `port` means all ports."""

@@ -193,17 +193,13 @@ def silenced(wanted: Iterable[EndpointSlice], present: Iterable[EndpointSlice]) 
     That is what the node lifecycle controller does to the pods of a node after it has set the node to Unknown; nodes
     and slices are watched apart, so the latter may be seen first.
     """
-    ready = {(e.node_name, *e.addresses) for item in present for e in item.endpoints or () if _is_ready(e)}
+    ready = {(e.node_name, *e.addresses) for item in present for e in item.endpoints or () if e.ready}
     return {
         e.node_name
         for item in wanted
         for e in item.endpoints or ()
-        if e.node_name and not _is_ready(e) and not e.conditions.terminating and (e.node_name, *e.addresses) in ready
+        if e.node_name and not e.ready and not e.conditions.terminating and (e.node_name, *e.addresses) in ready
     }
-
-
-def _is_ready(endpoint: Endpoint) -> bool:
-    return endpoint.conditions.ready is not False  # absent means ready, for consumers (discovery/v1)
 
 
 def _former(
@@ -226,7 +222,7 @@ def _former(
 def _held(endpoint: Endpoint, former: Endpoint | None, hold: Hold) -> Endpoint:
     """Return an endpoint as it is to be while its node is held, the same object where Kubernetes' reading counts."""
     conditions = endpoint.conditions
-    if former is None or _is_ready(endpoint) or former.conditions == conditions:
+    if former is None or endpoint.ready or former.conditions == conditions:
         return endpoint
     if conditions.terminating and not hold.away:
         return endpoint  # its kubelet is back and ends it

@@ -16,8 +16,10 @@ import msgspec
 
 from sitegrid.api.meta import ObjectMeta, OwnerReference
 from sitegrid.grid.aliases import FindSet, alias_of
+from sitegrid.grid.fallback import CLOSED, Falling
+from sitegrid.grid.groups import Endpoints, Group, add_endpoint, group_by_unit, port_order
 from sitegrid.grid.names import MAX_NAME
-from sitegrid.grid.observed import Endpoint, EndpointPort, EndpointSlice, Service
+from sitegrid.grid.observed import Endpoint, EndpointSlice, Service
 from sitegrid.wire.labels import (
     ALIASES,
     GRID_UNIQ_KEY,
@@ -40,21 +42,6 @@ ENDPOINTSLICE_CONTROLLER: Final = "endpointslice-controller.k8s.io"
 """Value of the managed-by label on the slices that Kubernetes makes for a Service with a selector."""
 
 
-class _Group(NamedTuple):
-    """What the endpoints of one slice have in common."""
-
-    unit: str
-    """The unit's value."""
-    address_type: str
-    ports: tuple[EndpointPort, ...]
-    aliases: bool = False
-    """Whether they are pods under their aliases."""
-
-
-_Endpoints = dict[tuple[str, ...], Endpoint]
-"""Endpoints by their addresses."""
-
-
 def is_source(item: EndpointSlice) -> bool:
     """Tell whether a slice is Kubernetes' own for a Service, and so one to be regrouped."""
     labels = item.metadata.labels
@@ -71,45 +58,42 @@ def _no_set(name: str) -> None:
     """Find no StatefulSet."""
 
 
+class Projection(NamedTuple):
+    """What is wanted of a grid Service's endpoints."""
+
+    slices: list[EndpointSlice]
+    fallbacks: dict[str, str]
+    """By unit that uses another's endpoints: whose they are."""
+
+
 def wanted_slices(
     service: Service,
     key: str,
     sources: Iterable[EndpointSlice],
     unit_of_node: Mapping[str, str],
+    *,
     find_set: FindSet = _no_set,
-) -> list[EndpointSlice]:
+    falling: Falling = CLOSED,
+) -> Projection:
     """Return the unit slices of `service` for the unique key `key`, from its own slices and the nodes' units.
 
     `find_set` finds the StatefulSets of grids, whose pods get aliases behind a headless Service; behind another one
-    kube-proxy would count an endpoint twice.
+    kube-proxy would count an endpoint twice. `falling` says which units may use another's endpoints.
     """
-    groups = _by_unit(sources, unit_of_node)
+    groups = group_by_unit(sources, unit_of_node)
     if service.headless:
         _add_aliases(key, groups, find_set)
-    return [
+    fallbacks = falling.apply(key, groups, unit_of_node)
+    slices = [
         _unit_slice(service, key, group, index, endpoints[start : start + MAX_ENDPOINTS])
         for group, found in sorted(groups.items(), key=_group_order)
         for endpoints in [sorted(found.values(), key=_endpoint_order)]
         for index, start in enumerate(range(0, len(endpoints), MAX_ENDPOINTS))
     ]
+    return Projection(slices, fallbacks)
 
 
-def _by_unit(sources: Iterable[EndpointSlice], unit_of_node: Mapping[str, str]) -> dict[_Group, _Endpoints]:
-    groups: dict[_Group, _Endpoints] = {}
-    for source in sources:
-        ports = tuple(sorted(source.ports or (), key=_port_order))
-        found: dict[str, _Endpoints] = {}
-        for endpoint in source.endpoints or ():
-            value = unit_of_node.get(endpoint.node_name or "")
-            if value is None:
-                continue  # no node, an unknown one, or one outside every unit: nobody is to see it
-            if value not in found:
-                found[value] = groups.setdefault(_Group(value, source.address_type, ports), {})
-            _add(found[value], endpoint)
-    return groups
-
-
-def _add_aliases(key: str, groups: dict[_Group, _Endpoints], find_set: FindSet) -> None:
+def _add_aliases(key: str, groups: dict[Group, Endpoints], find_set: FindSet) -> None:
     """Add a group of aliases for each unit and address type that has any."""
     names: dict[str, set[str]] = {}
     for group, endpoints in groups.items():
@@ -122,7 +106,7 @@ def _add_aliases(key: str, groups: dict[_Group, _Endpoints], find_set: FindSet) 
         for endpoint in endpoints.values():
             alias = alias_of(endpoint, unit, find_set, taken)
             if alias is not None:
-                _add(groups.setdefault(_Group(group.unit, group.address_type, (), aliases=True), {}), alias)
+                add_endpoint(groups.setdefault(Group(group.unit, group.address_type, (), aliases=True), {}), alias)
 
 
 def unchanged(wanted: EndpointSlice, observed: EndpointSlice) -> bool:
@@ -173,18 +157,7 @@ def untracked(item: EndpointSlice) -> dict[str, Any]:
     return {**made, "metadata": {**made["metadata"], "managedFields": [{}]}}
 
 
-def _add(group: dict[tuple[str, ...], Endpoint], endpoint: Endpoint) -> None:
-    """Add an endpoint once: while Kubernetes moves one between slices it is in two of them (KEP-752).
-
-    Of two states of it the ready one counts, then the one that is first in order, whichever slice came first.
-    """
-    addresses = tuple(endpoint.addresses)
-    known = group.get(addresses)
-    if known is None or _preference(endpoint) < _preference(known):
-        group[addresses] = endpoint
-
-
-def _unit_slice(service: Service, key: str, group: _Group, index: int, endpoints: list[Endpoint]) -> EndpointSlice:
+def _unit_slice(service: Service, key: str, group: Group, index: int, endpoints: list[Endpoint]) -> EndpointSlice:
     value, address_type, ports, aliases = group
     meta = service.metadata
     labels = {
@@ -224,18 +197,10 @@ def _unit_slice(service: Service, key: str, group: _Group, index: int, endpoints
     )
 
 
-def _port_order(port: EndpointPort) -> tuple[str, str, int, str]:
-    return (port.name or "", port.protocol or "", port.port or 0, port.app_protocol or "")
-
-
-def _group_order(item: tuple[_Group, object]) -> tuple[str, str, bool, list[tuple[str, str, int, str]]]:
+def _group_order(item: tuple[Group, object]) -> tuple[str, str, bool, list[tuple[str, str, int, str]]]:
     group = item[0]
-    return (group.unit, group.address_type, group.aliases, [_port_order(port) for port in group.ports])
+    return (group.unit, group.address_type, group.aliases, [port_order(port) for port in group.ports])
 
 
 def _endpoint_order(endpoint: Endpoint) -> list[str]:
     return endpoint.addresses
-
-
-def _preference(endpoint: Endpoint) -> tuple[bool, bytes]:
-    return (endpoint.conditions.ready is not True, msgspec.json.encode(endpoint))

@@ -7,13 +7,20 @@ status that says the same is equal to the former, so that nothing is written (in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Final, Literal, NamedTuple
 
 from sitegrid.api.meta import timestamp
 from sitegrid.api.servicegrids import ServiceGrid
-from sitegrid.api.status import Condition, GridStatus, ServiceGridStatus
+from sitegrid.api.status import (
+    MAX_FALLBACK_STATES,
+    MAX_UNKNOWN_UNITS,
+    Condition,
+    FallbackState,
+    GridStatus,
+    ServiceGridStatus,
+)
 from sitegrid.api.superedge import StatedGridStatus
 from sitegrid.api.workloads import WorkloadGrid
 from sitegrid.grid.blueprint import Blueprint
@@ -74,19 +81,36 @@ def workload_status(
     return Report(status, bool(found.children.keys() - settled))
 
 
-def service_status(grid: ServiceGrid, units: int, problem: Problem | None, *, now: datetime) -> ServiceGridStatus:
-    """Return the status of a ServiceGrid with `units` units, whose Service is as wanted but for `problem`."""
+def service_status(
+    grid: ServiceGrid,
+    units: Units,
+    problems: Mapping[str, Problem],
+    *,
+    used: Mapping[str, str],
+    unknown: Collection[str],
+    now: datetime,
+) -> ServiceGridStatus:
+    """Return the status of a ServiceGrid whose Service is as wanted but for `problems`, by unit, the worst first.
+
+    The empty unit stands for the Service itself. `used` says by unit whose endpoints it uses, `unknown` which names
+    in the spec no unit has.
+    """
     name = grid.wanted_service_name()
-    if problem is None:
-        ready: _State = ("True", "ServiceApplied", f"Service {name} is applied; each unit sees its own endpoints.")
+    if problems:
+        _, reason, message = _degraded(problems)
+        ready: _State = ("False", reason, message)
     else:
-        ready = ("False", problem.reason, shortened(problem.message, MAX_MESSAGE))
-    states = {READY: ready, DEGRADED: _degraded({} if problem is None else {"": problem})}
+        ready = ("True", "ServiceApplied", f"Service {name} is applied; each unit sees its own endpoints.")
+    states = {READY: ready, DEGRADED: _degraded(problems)}
+    fallbacks = [FallbackState(unit, to) for unit, to in sorted(used.items())]
     return ServiceGridStatus(
         observed_generation=grid.metadata.generation,
         service_name=name,
-        units=units,
+        units=sum(1 for info in units.values() if info.nodes),
         conditions=_conditions(states, grid.status.conditions, grid.metadata.generation, now),
+        fallback_units=len(fallbacks),
+        fallbacks=fallbacks[:MAX_FALLBACK_STATES],
+        unknown_units=sorted(unknown)[:MAX_UNKNOWN_UNITS],
     )
 
 
@@ -104,7 +128,7 @@ def _ready(grid: WorkloadGrid, found: GridUnits) -> _State:
         return (
             "False",
             "UnitsNotReady",
-            f"{len(found.ready)} of {total} units are ready; not ready: {_names(waiting)}",
+            f"{len(found.ready)} of {total} units are ready; not ready: {listed(waiting)}",
         )
     return ("True", "UnitsReady", f"all {total} units are ready")
 
@@ -116,7 +140,7 @@ def _progressing(found: GridUnits) -> _State:
     blocked = [value for value in behind if value in found.problems and value not in found.suspended]
     moving = [value for value in behind if value not in found.suspended and value not in found.problems]
     parts = [("not yet", moving), ("prevented", blocked), ("suspended", suspended)]
-    told = "".join(f"; {what}: {_names(values)}" for what, values in parts if values)
+    told = "".join(f"; {what}: {listed(values)}" for what, values in parts if values)
     message = f"{updated} of {total} units run the current template{told}"
     if moving:
         return ("True", "UnitsUpdating", message)
@@ -135,7 +159,8 @@ def _degraded(problems: Mapping[str, Problem]) -> _State:
     return ("True", problem.reason, shortened(f"{where}{problem.message}", MAX_MESSAGE - len(more)) + more)
 
 
-def _names(values: list[str]) -> str:
+def listed(values: list[str]) -> str:
+    """Return the first few of `values` in words, and how many more there are."""
     shown = ", ".join(values[:3])
     return shown if len(values) <= 3 else f"{shown} and {len(values) - 3} more"
 

@@ -14,6 +14,7 @@ from sitegrid.api.meta import timestamp
 from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.evictions import Evictions
+from sitegrid.controller.fallbacks import FallbackStates
 from sitegrid.controller.metrics import Metrics
 from sitegrid.controller.queues import GridKey, ServiceKey
 from sitegrid.controller.reporter import Reporter
@@ -267,9 +268,10 @@ class Controller:
             name: Workloads(stores.kind, cluster, writer, statuses, reporter, now=self.now, clock=self.time)
             for name, stores in cluster.workloads.items()
         }
-        self.services = Services(SERVICE, cluster, writer, statuses, reporter, now=self.now, clock=self.time)
+        self.fallbacks = FallbackStates()
+        self.services = Services(SERVICE, cluster, writer, statuses, reporter, self.fallbacks, now=self.now, clock=self.time)
         self.evictions = Evictions(cluster, api, writer, reporter, now=self.now)
-        self.slices = Slices(cluster, writer, now=self.now)
+        self.slices = Slices(cluster, writer, self.fallbacks, now=self.now)
 
     def time(self) -> float:
         """Return the fake time in seconds."""

@@ -181,12 +181,13 @@ class Services:
         memory.used = used
         begun = [f"{unit} uses {to}" for unit, to in sorted(used.items()) if told.get(unit) != to]
         ended = [unit for unit in sorted(told) if unit not in used]
+        meta, action = grid.metadata, "FallBack"
         if begun:
             note = f"Units without a ready endpoint: {listed(begun)}"
-            self._reporter.warning(self._resource, grid.metadata, reason="FallbackBegan", action="FallBack", note=note)
+            self._reporter.warning(self._resource, meta, reason="FallbackBegan", action=action, note=note)
         if ended:
             note = f"Units that use their own endpoints again: {listed(ended)}"
-            self._reporter.normal(self._resource, grid.metadata, reason="FallbackEnded", action="FallBack", note=note)
+            self._reporter.normal(self._resource, meta, reason="FallbackEnded", action=action, note=note)
 
     def _forget_gone(self, old: Service | None, new: Service | None) -> None:
         if new is None and old is not None:

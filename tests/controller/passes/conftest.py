@@ -269,7 +269,9 @@ class Controller:
             for name, stores in cluster.workloads.items()
         }
         self.fallbacks = FallbackStates()
-        self.services = Services(SERVICE, cluster, writer, statuses, reporter, self.fallbacks, now=self.now, clock=self.time)
+        self.services = Services(
+            SERVICE, cluster, writer, statuses, reporter, self.fallbacks, now=self.now, clock=self.time
+        )
         self.evictions = Evictions(cluster, api, writer, reporter, now=self.now)
         self.slices = Slices(cluster, writer, self.fallbacks, now=self.now)
 

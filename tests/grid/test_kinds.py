@@ -36,14 +36,19 @@ def _child(spec: dict[str, Any], status: dict[str, Any]) -> Workload:
         (
             DAEMON_SET,
             {},
-            {"desiredNumberScheduled": 2, "updatedNumberScheduled": 2, "numberReady": 2},
+            {
+                "desiredNumberScheduled": 2,
+                "currentNumberScheduled": 2,
+                "updatedNumberScheduled": 2,
+                "numberReady": 2,
+            },
             True,
             True,
         ),
         (
             DAEMON_SET,
             {},
-            {"desiredNumberScheduled": 2, "updatedNumberScheduled": 1, "numberReady": 1},
+            {"desiredNumberScheduled": 2, "currentNumberScheduled": 2, "updatedNumberScheduled": 1, "numberReady": 1},
             False,
             False,
         ),

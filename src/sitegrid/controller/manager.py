@@ -65,7 +65,7 @@ class Manager:
         writer = Writer(api, metrics)
         statuses, reporter = Statuses(writer), Reporter(recorder)
         self._workloads = {
-            kind: Workloads(stores.kind, cluster, writer, statuses, reporter)
+            kind: Workloads(stores.kind, cluster, writer, statuses, reporter, api)
             for kind, stores in cluster.workloads.items()
         }
         self._evictions = Evictions(cluster, api, writer, reporter)

@@ -19,7 +19,9 @@ from sitegrid.api.meta import timestamp
 from sitegrid.api.workloads import ReplicatedGridSpec, WorkloadGrid
 from sitegrid.controller.children import make_child
 from sitegrid.controller.cluster import OWNER, Cluster, decode
+from sitegrid.controller.evictions import Lists
 from sitegrid.controller.queues import GridKey
+from sitegrid.controller.refusals import Refusals
 from sitegrid.controller.reporter import Reporter, api_problem, refused_change
 from sitegrid.controller.resources import child_resource, grid_resource
 from sitegrid.controller.retries import Retries
@@ -32,6 +34,7 @@ from sitegrid.grid.kinds import ObjectKind, WorkloadKind
 from sitegrid.grid.observed import Companion, Workload
 from sitegrid.grid.plan import Action, Annotate, Create, Delete, Managed, Observed, Plan, Update, plan_workloads
 from sitegrid.grid.problem import Problem
+from sitegrid.grid.refusals import lacking
 from sitegrid.grid.removal import UNIT_GONE_SINCE
 from sitegrid.grid.status import workload_status
 from sitegrid.grid.templates import unused_templates
@@ -62,6 +65,7 @@ class Workloads:
         writer: Writer,
         statuses: Statuses,
         reporter: Reporter,
+        api: Lists,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
@@ -77,6 +81,7 @@ class Workloads:
         self._now = now
         self._clock = clock
         self._verdicts = Verdicts()
+        self._refusals = Refusals(api, kind.child.kind, clock)
         self._memory: dict[GridKey, _Memory] = {}
         self._children.store.add_handler(self._forget_gone)
         for companions in cluster.companions.values():
@@ -88,6 +93,7 @@ class Workloads:
         if grid is None or grid.metadata.deletion_timestamp:
             if (memory := self._memory.pop(key, None)) is not None:
                 self._statuses.forget(memory.uid)
+                self._refusals.forget(memory.uid)
             return None  # its children go by their owner references
         if await self._delete_unused_templates(grid):
             return 0.0
@@ -101,13 +107,16 @@ class Workloads:
         await asyncio.gather(
             *(self._carry_out(action, key, grid, plan, memory.retries) for action in todo[:MAX_ACTIONS])
         )
-        failures = {_unit(retry_key): problem for retry_key, problem in memory.retries.problems().items()}
+        refused, look_again = await self._refusals.of(
+            grid.metadata.uid, grid.metadata.namespace, lacking(self._kind, plan)
+        )
+        failed = {_unit(retry_key): problem for retry_key, problem in memory.retries.problems().items()}
         # The grid may have got a new status or spec meanwhile; an old spec's status says so by its generation.
-        status, moving = workload_status(memory.blueprint, grid, units, plan, failures, now=self._now())
+        status, moving = workload_status(memory.blueprint, grid, units, plan, {**refused, **failed}, now=self._now())
         wake = await self._statuses.write(self._resource, self._grids, grid, status, moving=moving)
         if len(todo) > MAX_ACTIONS:
             return 0.0
-        times = (wake or None, plan.wake_in, memory.retries.next_due())
+        times = (wake or None, plan.wake_in, memory.retries.next_due(), look_again)
         return min((seconds for seconds in times if seconds is not None), default=None)
 
     def _remembered(self, key: GridKey, grid: WorkloadGrid) -> _Memory:

@@ -111,7 +111,8 @@ def _ordinals(child: Workload) -> PodCounts:
 def _one_per_node(child: Workload) -> PodCounts:
     status = child.status
     wanted = status.desired_number_scheduled
-    return PodCounts(wanted, wanted, wanted, status.updated_number_scheduled, status.number_ready)
+    total = status.current_number_scheduled
+    return PodCounts(wanted, wanted, total, status.updated_number_scheduled, status.number_ready)
 
 
 DEPLOYMENT: Final = WorkloadKind(

@@ -112,6 +112,7 @@ class WorkloadStatus(Struct, rename="camel", gc=False, frozen=True):
     updated_replicas: int = 0
     ready_replicas: int = 0
     desired_number_scheduled: int = 0
+    current_number_scheduled: int = 0
     updated_number_scheduled: int = 0
     number_ready: int = 0
     conditions: list[WorkloadCondition] = field(default_factory=list)

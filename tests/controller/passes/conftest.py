@@ -150,17 +150,18 @@ class FakeApi:
         label_selector: str = "",
         field_selector: str = "",
     ) -> ObjectList[T]:
-        """Return the objects with one label and one value of ``spec.nodeName``."""
+        """Return the objects with a label, and with a field such as ``spec.nodeName``."""
         self._alive()
+        if (error := self.refuse("list", resource.plural)) is not None:
+            raise error
         assert namespace == NAMESPACE
         key, _, value = label_selector.partition("=")
-        path, _, node = field_selector.partition("=")
-        assert path == "spec.nodeName"
-        self.lists.append(f"{resource.plural} {node}")
+        path, _, wanted = field_selector.partition("=")
+        self.lists.append(f"{resource.plural} {wanted}")
         found = [
             item
             for item in self.of(resource.plural).values()
-            if item["metadata"]["labels"].get(key) == value and item["spec"]["nodeName"] == node
+            if (not key or item["metadata"]["labels"].get(key) == value) and _field(item, path) == wanted
         ]
         return ObjectList([msgspec.convert(item, object_type) for item in found], str(self._version))
 
@@ -224,6 +225,12 @@ def _merge_patch(value: Any, patch: Any) -> Any:
     return merged
 
 
+def _field(value: Any, path: str) -> Any:
+    for name in path.split("."):
+        value = value.get(name, {})
+    return value
+
+
 def _comparable(obj: Manifest) -> Manifest:
     metadata = {
         name: value for name, value in obj["metadata"].items() if name not in ("resourceVersion", "generation")
@@ -265,7 +272,7 @@ class Controller:
         statuses = Statuses(writer, clock=self.time)
         reporter = Reporter(self.recorder)
         self.workloads = {
-            name: Workloads(stores.kind, cluster, writer, statuses, reporter, now=self.now, clock=self.time)
+            name: Workloads(stores.kind, cluster, writer, statuses, reporter, api, now=self.now, clock=self.time)
             for name, stores in cluster.workloads.items()
         }
         self.fallbacks = FallbackStates()

@@ -73,9 +73,9 @@ def refusals(events: Iterable[ChildEvent], children: Mapping[str, str]) -> dict[
             if uid not in newest or _order(event) > _order(newest[uid]):
                 newest[uid] = event
     return {
-        unit: Problem(_REFUSED, event.note)
+        unit: Problem(_REFUSED, newest[uid].note)
         for unit, uid in children.items()
-        if (event := newest.get(uid)) is not None and event.reason == _REFUSED
+        if uid in newest and newest[uid].reason == _REFUSED
     }
 
 

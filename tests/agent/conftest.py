@@ -415,6 +415,7 @@ class FakeApi:
             return json.dumps({"type": event_type, "object": obj}).encode() + b"\n"
         meta = obj["metadata"]
         message = protobuf.write_bytes(1, meta.get("name", "").encode())
+        message += protobuf.write_bytes(3, meta.get("namespace", "").encode())
         message += protobuf.write_bytes(6, meta["resourceVersion"].encode())
         for number, name in ((11, "labels"), (12, "annotations")):
             for key, value in meta.get(name, {}).items():

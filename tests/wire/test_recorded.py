@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from sitegrid.wire.codec import JSON, PROTOBUF, Change, Codec, CodecError, Item
 from sitegrid.wire.frames import FrameError
 from sitegrid.wire.resources import ENDPOINTSLICES, SERVICES, Resource
+from sitegrid.wire.servicepatch import ServicePatch, patch_json
 from sitegrid.wire.status import Status
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -44,6 +45,19 @@ SLICE: dict[int, Any] = {
     3: ("ports", PORT),
     4: "addressType",
 }
+SERVICE: dict[int, Any] = {
+    1: ("metadata", META, "one"),
+    2: (
+        "spec",
+        {
+            1: ("ports", {1: "name", 2: "protocol", 3: "port", 5: "nodePort", 6: "appProtocol"}),
+            2: ("selector", "map"), 3: "clusterIP", 4: "type", 5: ("externalIPs", "texts"), 7: "sessionAffinity",
+            10: "externalName", 17: "ipFamilyPolicy", 18: ("clusterIPs", "texts"), 19: ("ipFamilies", "texts"),
+            22: "internalTrafficPolicy",
+        },
+        "one",
+    ),
+}  # fmt: skip
 
 
 def _read(name: str) -> bytes:
@@ -191,6 +205,39 @@ def test_a_rewritten_slice_differs_in_its_labels_only(labels: dict[str, str]) ->
         changed = _decode(PROTOBUF.with_labels(item, labels).raw, SLICE)
         assert changed["metadata"].pop("labels", {}) == labels
         assert changed == truth
+
+
+PATCHES = st.builds(
+    ServicePatch,
+    st.none() | st.lists(st.sampled_from(["10.1.1.1", "fd00::1"]), unique=True).map(tuple),
+    st.dictionaries(st.text(max_size=10), st.text(max_size=200), max_size=3),
+    st.dictionaries(
+        st.tuples(st.sampled_from([80, 443, 53]), st.sampled_from(["TCP", "UDP"])), st.integers(30000, 32767)
+    ),
+)
+
+
+@given(patch=PATCHES, rv=st.integers(1, 2**62))
+def test_a_patched_service_differs_in_its_patch_only(patch: ServicePatch, rv: int) -> None:
+    """Read by the descriptors a patched Service is what it was, merged with the patch as JSON is."""
+    for item in PROTOBUF.item_list(_read("services-list.pb")).items:
+        changed = PROTOBUF.with_patch(item, patch, rv)
+        assert (changed.key, changed.rv, PROTOBUF.labels(changed)) == (item.key, rv, PROTOBUF.labels(item))
+        assert _decode(changed.raw, SERVICE) == patch_json(_decode(item.raw, SERVICE), patch, rv)
+
+
+def test_the_service_descriptors_read_what_json_says() -> None:
+    """The oracle itself: by the descriptors each recorded Service reads as the API server's JSON of it."""
+    truths = json.loads(_read("services-list.json"))["items"]
+    for item, truth in zip(PROTOBUF.item_list(_read("services-list.pb")).items, truths, strict=True):
+        found, wanted = _plain(_decode(item.raw, SERVICE)), _plain(truth)
+        for port in (*found["spec"].get("ports", ()), *wanted["spec"].get("ports", ())):
+            port.pop("targetPort", None)
+            port.setdefault("nodePort", 0)
+        assert found["metadata"].pop("generation") == 0
+        assert found["metadata"] == wanted["metadata"]
+        assert found["spec"] == {name: wanted["spec"][name] for name in found["spec"]}
+        assert len(found["spec"]) >= 3
 
 
 def test_an_emptied_slice_differs_in_its_endpoints_only() -> None:

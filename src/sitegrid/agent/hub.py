@@ -18,11 +18,12 @@ from typing import Final
 from sitegrid.agent.disk import Disk
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.node import NodeUnits, node_source_key
+from sitegrid.agent.patches import Patches
 from sitegrid.agent.source import Source, SourceKey
 from sitegrid.agent.upstream import Upstream
 from sitegrid.agent.view import View, ViewKey
-from sitegrid.wire.codec import Codec, Item
-from sitegrid.wire.resources import Resource
+from sitegrid.wire.codec import PROTOBUF, Codec, Item
+from sitegrid.wire.resources import ENDPOINTSLICES, Resource
 
 LINGER: Final = 300.0
 """Seconds that a view is kept without a client: a client's restart must not cost a new list over the WAN."""
@@ -49,6 +50,8 @@ class Hub:
         self._timers: dict[ViewKey, asyncio.TimerHandle] = {}
         self._unit_changes = 0
         self.node = NodeUnits(node_name, self._acquire(node_source_key(node_name)), self._units_changed)
+        slices = ViewKey(ENDPOINTSLICES, "", "", "", PROTOBUF)  # as kube-proxy and CoreDNS ask for them
+        self.patches = Patches(self.node, slices.grid_source, self._acquire, self._release)
 
     def _acquire(self, key: SourceKey) -> Source:
         if key not in self._sources:
@@ -96,6 +99,7 @@ class Hub:
     def _units_changed(self) -> None:
         self._unit_changes += 1  # The first is that they are known at all.
         self._metrics.set("units", len(self.node.units))
+        self.patches.units_changed()
         for view in list(self._views.values()):
             view.units_changed()
 
@@ -125,7 +129,7 @@ class Hub:
             self._make_room(key)
             if key.identity:
                 self._authorizations[key.identity] = authorization
-            view = View(key, self.node, self._acquire, self._release)
+            view = View(key, self.node, self._acquire, self._release, self.patches)
             self._views[key] = view
             self._metrics.set("views", len(self._views))
         if key in self._timers:

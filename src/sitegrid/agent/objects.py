@@ -15,9 +15,11 @@ from sitegrid.agent.gate import Route
 from sitegrid.agent.http import Connection, Request
 from sitegrid.agent.node import NodeUnits
 from sitegrid.agent.passthrough import open_as_client
+from sitegrid.agent.patches import Patches, patched_object
 from sitegrid.agent.serve import UNREADY, Answer
 from sitegrid.agent.upstream import Upstream
 from sitegrid.wire.codec import Codec, Item
+from sitegrid.wire.labels import GRID_UNIQ_KEY
 from sitegrid.wire.resources import ENDPOINTSLICES, SERVICES, Resource
 from sitegrid.wire.rewrite import grid_service_labels, of_grid, unit_slice_labels
 from sitegrid.wire.status import Status
@@ -38,7 +40,13 @@ def not_found(route: Route) -> Status:
 
 
 async def get_object(
-    request: Request, connection: Connection, route: Route, upstream: Upstream, node: NodeUnits, codec: Codec
+    request: Request,
+    connection: Connection,
+    route: Route,
+    upstream: Upstream,
+    node: NodeUnits,
+    patches: Patches,
+    codec: Codec,
 ) -> None:
     """Answer the GET. Raises `Answer`, `UpstreamError`, and `CodecError` for an object that cannot be read."""
     # Only these headers go upstream: the answer has to come whole, uncompressed and in a representation we read.
@@ -55,12 +63,12 @@ async def get_object(
     finally:
         exchange.close()
     if exchange.status == 200:
-        body = _shown(body, route, node, codec)
+        body = _shown(body, route, node, patches, codec)
     content_type = exchange.header(b"content-type") or codec.media_type.encode()
     await connection.respond(exchange.status, [(b"content-type", content_type)], body)
 
 
-def _shown(body: bytes, route: Route, node: NodeUnits, codec: Codec) -> bytes:
+def _shown(body: bytes, route: Route, node: NodeUnits, patches: Patches, codec: Codec) -> bytes:
     item = codec.item(body)
     labels = codec.labels(item)
     if not of_grid(labels):
@@ -70,6 +78,9 @@ def _shown(body: bytes, route: Route, node: NodeUnits, codec: Codec) -> bytes:
     seen = _grid_labels(route.resource, labels, node)
     if seen is None or route.resource is None:
         raise Answer(not_found(route))
+    if route.resource is SERVICES:
+        patches.need()
+        item = patched_object(patches, codec, item, labels[GRID_UNIQ_KEY])
     shown: Item = codec.with_labels(item, seen)
     return codec.render_object(route.resource, shown)
 

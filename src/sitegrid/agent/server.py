@@ -130,7 +130,7 @@ class Server:
             raise Answer(Status(400, "a guarded resource is read without a body or an upgrade"))
         elif route.kind is Kind.OBJECT:
             parse_query(request.target.partition("?")[2])
-            await get_object(request, connection, route, self._upstream, self._hub.node, codec)
+            await get_object(request, connection, route, self._upstream, self._hub.node, self._hub.patches, codec)
         elif route.kind is Kind.ENDPOINTS:
             await self._endpoints(request, connection)
         else:

@@ -30,10 +30,11 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, Protocol
 
 from sitegrid.agent.node import NodeUnits
+from sitegrid.agent.patches import PatchedServices, Patches
 from sitegrid.agent.source import Refused, Source, SourceKey
 from sitegrid.wire.codec import Codec, Item
 from sitegrid.wire.labels import GRID_UNIQ_KEY, MANAGED_BY, SITEGRID, UNIT
-from sitegrid.wire.resources import ENDPOINTSLICES, Resource
+from sitegrid.wire.resources import ENDPOINTSLICES, SERVICES, Resource
 from sitegrid.wire.rewrite import grid_service_labels, of_grid, unit_slice_labels
 from sitegrid.wire.selectors import FieldSelector, LabelSelector
 
@@ -109,7 +110,12 @@ class View:
     """What clients of one `ViewKey` see: `items`, once `ready`. Raises `SelectorError` for illegal selectors."""
 
     def __init__(
-        self, key: ViewKey, node: NodeUnits, acquire: Callable[[SourceKey], Source], release: Callable[[Source], None]
+        self,
+        key: ViewKey,
+        node: NodeUnits,
+        acquire: Callable[[SourceKey], Source],
+        release: Callable[[Source], None],
+        patches: Patches | None = None,
     ) -> None:
         self.key = key
         self.items: dict[str, Item] = {}
@@ -136,6 +142,11 @@ class View:
         self._waiters: list[asyncio.Future[None]] = []
         self._grid: Source | None = None
         self._next_grid: Source | None = None
+        self._patches = patches if key.resource is SERVICES else None
+        if self._patches is not None:
+            self._patches.need()
+            self._patches.listeners.append(self)
+            self._patched = PatchedServices(self._patches, key.codec)
         self._plain = acquire(key.plain_source())
         self._plain.listeners.append(self)
         self.units_changed()
@@ -144,6 +155,8 @@ class View:
         """Let the sources go."""
         for source in (self._plain, self._grid, self._next_grid):
             self._drop(source)
+        if self._patches is not None:
+            self._patches.listeners.remove(self)
         self._wake()
 
     def _drop(self, source: Source | None) -> None:
@@ -209,8 +222,16 @@ class View:
         self._switch_to_next()
         self._become_ready()
 
+    def services_patched(self, keys: Iterable[str]) -> None:
+        """Show Services with the patches that are for them now."""
+        if self.ready:
+            self._refresh(sorted(self._grid_keys.intersection(keys)))
+        elif self._grid is not None:
+            self._become_ready()
+
     def _become_ready(self) -> None:
         known = self._node.known or bool(self.key.identity)
+        known = known and (self._patches is None or self._patches.ready)
         if not self.ready and known and self._plain.synced and self._next_grid is None:
             self.ready = True
             keys = set(self._plain.objects)
@@ -267,6 +288,8 @@ class View:
             return None
         if self._fields.terms and not self._fields.matches(codec.field_values(self.key.resource, item)):
             return None
+        if self._patches is not None:
+            item = self._patched.shown(item, labels[GRID_UNIQ_KEY])
         shown = codec.with_labels(item, seen)
         return _GridItem(shown.key, shown.rv, shown.raw)
 

@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 from sitegrid.wire import protobuf
 from sitegrid.wire.frames import Frames, LengthFrames, LineFrames, length_frame
 from sitegrid.wire.resources import ENDPOINTSLICES, SERVICES, Resource
+from sitegrid.wire.servicepatch import ServicePatch, patch_json, patch_protobuf
 from sitegrid.wire.status import Status
 
 INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
@@ -101,6 +102,14 @@ class Codec(Protocol):
 
     def with_labels(self, item: Item, labels: Mapping[str, str]) -> Item:
         """Return the item with `labels` instead of its own."""
+        ...
+
+    def annotation(self, item: Item, name: str) -> str:
+        """Return an annotation's value, empty where the item does not have it."""
+        ...
+
+    def with_patch(self, item: Item, patch: ServicePatch, rv: int) -> Item:
+        """Return a Service with what is different of it in a site, and its resourceVersion. Raises `CodecError`."""
         ...
 
     def without_endpoints(self, item: Item) -> Item:
@@ -254,6 +263,17 @@ class JsonCodec:
         body["metadata"] = {**_dict(body.get("metadata")), "labels": dict(sorted(labels.items()))}
         return Item(item.key, item.rv, _dump(body))
 
+    def annotation(self, item: Item, name: str) -> str:
+        """Return an annotation's value, empty where the item does not have it."""
+        return _text(_dict(_dict(_load(item.raw).get("metadata")).get("annotations")).get(name))
+
+    def with_patch(self, item: Item, patch: ServicePatch, rv: int) -> Item:
+        """Return a Service with what is different of it in a site, and its resourceVersion. Raises `CodecError`."""
+        try:
+            return Item(item.key, rv, _dump(patch_json(_load(item.raw), patch, rv)))
+        except ValueError as error:
+            raise CodecError(str(error)) from error
+
     def without_endpoints(self, item: Item) -> Item:
         """Return an EndpointSlice with no endpoint in it."""
         return Item(item.key, item.rv, _dump({**_load(item.raw), "endpoints": None}))
@@ -378,6 +398,17 @@ class ProtobufCodec:
     def with_labels(self, item: Item, labels: Mapping[str, str]) -> Item:
         """Return the item with `labels` instead of its own."""
         return Item(item.key, item.rv, protobuf.with_labels(item.raw, labels, item.spans))
+
+    def annotation(self, item: Item, name: str) -> str:
+        """Return an annotation's value, empty where the item does not have it."""
+        return protobuf.read_meta(item.raw).annotations.get(name, "")
+
+    def with_patch(self, item: Item, patch: ServicePatch, rv: int) -> Item:
+        """Return a Service with what is different of it in a site, and its resourceVersion. Raises `CodecError`."""
+        try:
+            return Item(item.key, rv, patch_protobuf(item.raw, patch, rv), item.labels)
+        except protobuf.ProtobufError as error:
+            raise CodecError(str(error)) from error
 
     def without_endpoints(self, item: Item) -> Item:
         """Return an EndpointSlice with no endpoint in it (discovery/v1 EndpointSlice.endpoints = 2)."""

@@ -30,6 +30,11 @@ HEADLESS_SERVICE: Final = f"{GROUP}/headless"
 ALIASES: Final = f"{GROUP}/aliases"
 """On unit slices that hold pods of StatefulSetGrids once more, under the names that are the same in every site."""
 
+SERVICE_PATCH: Final = f"{GROUP}/service-patch"
+"""Label and annotation of a unit slice that is none: it holds, in the annotation, what the unit's Service has
+different (`sitegrid.wire.servicepatch`), and never an endpoint. It comes with the unit's slices, and so to its nodes
+alone; clients are not shown it."""
+
 SERVICE_NAME: Final = "kubernetes.io/service-name"
 SERVICE_PROXY_NAME: Final = "service.kubernetes.io/service-proxy-name"
 HEADLESS: Final = "service.kubernetes.io/headless"

@@ -179,7 +179,8 @@ def _strings(data: bytes, numbers: tuple[int, ...], start: int, end: int) -> dic
     return found
 
 
-def _map_entry(data: bytes, field: Field) -> tuple[str, str]:
+def map_entry(data: bytes, field: Field) -> tuple[str, str]:
+    """Return key and value of an entry of a map of strings. Raises `ProtobufError`."""
     if field.wire_type != BYTES:
         raise ProtobufError("a map entry is a message")
     start, stop = field.start, field.stop
@@ -214,7 +215,7 @@ def read_object(message: bytes) -> tuple[Meta, Spans]:
         if number in found:
             found[number] = text(message, field)
         elif number == 11 or number == 12:
-            key, value = _map_entry(message, field)
+            key, value = map_entry(message, field)
             if number == 11:
                 labels[key] = value
                 spans += (field[2], field[4])
@@ -243,9 +244,12 @@ def with_labels(message: bytes, labels: Mapping[str, str], spans: Spans = ()) ->
 @lru_cache(maxsize=256)
 def _encoded_labels(labels: tuple[tuple[str, str], ...]) -> bytes:
     """Return the labels of an ObjectMeta; a Service's slices have the same ones with every change."""
-    return b"".join(
-        write_bytes(11, write_bytes(1, key.encode()) + write_bytes(2, value.encode())) for key, value in labels
-    )
+    return b"".join(write_bytes(11, write_entry(key, value)) for key, value in labels)
+
+
+def write_entry(key: str, value: str) -> bytes:
+    """Return an entry of a map of strings, without its field."""
+    return write_bytes(1, key.encode()) + write_bytes(2, value.encode())
 
 
 def without_field(message: bytes, number: int) -> bytes:

@@ -19,6 +19,7 @@ from sitegrid.wire.labels import (
     HEADLESS_SERVICE,
     MANAGED_BY,
     SERVICE_NAME,
+    SERVICE_PATCH,
     SERVICE_PROXY_NAME,
     SITEGRID,
     UNIT,
@@ -42,7 +43,7 @@ def unit_slice_labels(labels: Mapping[str, str], units: Set[str]) -> dict[str, s
     is taken off; the headless label stays where the Service is headless by itself.
     """
     service = labels.get(UNIT_SERVICE_NAME)
-    if not service or GRID_UNIQ_KEY not in labels:
+    if not service or GRID_UNIQ_KEY not in labels or SERVICE_PATCH in labels:
         return None
     if labels.get(MANAGED_BY) != SITEGRID or labels.get(UNIT) not in units:
         return None

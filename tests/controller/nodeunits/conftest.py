@@ -251,7 +251,7 @@ class Life:
                 else:
                     again = await self.node_units.group(key.unique_key)
             except ApiError as error:
-                assert error.conflict
+                assert error.status in (404, 409)  # somebody was faster
                 again = 0.0
             if again is not None and again <= MIN_INTERVAL:
                 self.queue.add_after(key, again)
@@ -313,6 +313,14 @@ class Scene:
         """Put a NodeGroup as a user does."""
         self._put("nodegroups", name, spec)
 
+    def unlabel(self, node: str, key: str) -> None:
+        """Take a label off a node as a user does; whoever owned it owns it no more."""
+        former = self.api.of("nodes")[node]
+        labels = {name: value for name, value in self.labels(node).items() if name != key}
+        self.api.put("nodes", {**former, "metadata": {**former["metadata"], "labels": labels}})
+        for fields in self.api.owned.get(("nodes", node), {}).values():
+            fields.discard(("labels", key))
+
     def remove(self, plural: str, name: str) -> None:
         """Delete an object as a user does."""
         del self.api.objects[plural, name]
@@ -329,14 +337,22 @@ class Scene:
     def result(self) -> dict[str, Any]:
         """Return what must come out the same, however it came about."""
         nodes = {
-            name: (node["metadata"].get("labels"), node["metadata"].get("annotations"), node.get("spec"))
+            name: (
+                node["metadata"].get("labels") or {},
+                node["metadata"].get("annotations") or {},
+                node.get("spec", {}).get("taints") or [],
+            )
             for name, node in self.api.of("nodes").items()
         }
         others = {
             (kind, name): (
                 obj["spec"],
                 obj["metadata"].get("labels"),
-                {key: value for key, value in obj.get("status", {}).items() if key != "conditions"},
+                {
+                    key: value
+                    for key, value in obj.get("status", {}).items()
+                    if key not in ("conditions", "observedGeneration")
+                },
             )
             for (kind, name), obj in self.api.objects.items()
             if kind in ("nodeunits", "nodegroups")

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sitegrid.kube.errors import ApiError
 
@@ -428,3 +430,76 @@ async def test_crash_after_every_write_of_changes(
         await again.later(700)
         await again.later(700)
         assert scene.result() == whole.result()
+
+
+_steps = st.lists(
+    st.sampled_from(
+        ("work", "work", "again", "restart", "nodes", "nodeunits", "nodegroups")
+        + ("nodes of hz", "set", "declare", "region", "unlabel", "heartbeat", "time")
+    ),
+    max_size=30,
+)
+
+
+def _declare(scene: Any, declared: bool, nodes: list[str], tier: str) -> None:
+    if declared:
+        taints = [{"key": "edge", "value": tier, "effect": "NoExecute"}]
+        spec = {"setNode": {"labels": {"tier": tier}, "taints": taints}, "removal": {"gracePeriodSeconds": 60}}
+        scene.unit("hz", nodes=nodes, selector={"matchLabels": {"region": "east"}}, **spec)
+    elif "hz" in scene.api.of("nodeunits"):
+        scene.remove("nodeunits", "hz")
+
+
+def _given(scene: Any) -> None:
+    scene.node("a", taints=[{"key": "theirs", "effect": "NoSchedule"}])
+    scene.node("b", theirs="kept")
+    scene.grid()
+    scene.group("sites", gridUniqKey="site", autoFindNodeKeys=["tier"])
+
+
+@given(steps=_steps)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=80)
+async def test_any_order_of_events_comes_to_the_same(new_scene: Make, new_life: Make, steps: list[str]) -> None:
+    """Stores that lag behind each other, keys twice, restarts, users that change their minds: the end is the same."""
+    scene = new_scene()
+    _given(scene)
+    declared, nodes, tier, east = True, ["a"], "gold", False
+    _declare(scene, declared, nodes, tier)
+    life = new_life(scene)
+    for step in steps:
+        if step == "work":
+            await life.work()
+        elif step == "again":
+            life.triggers.add_all()
+        elif step == "restart":
+            life = new_life(scene, life.clock)
+        elif step == "time":
+            life.clock += 50
+        elif step == "unlabel":
+            scene.unlabel("a", "zone")
+        elif step == "heartbeat":
+            scene.heartbeat("a")
+        elif step == "region":
+            east = not east
+            scene.node("b", region="east" if east else "west")
+        elif step in ("nodes of hz", "set", "declare"):
+            nodes = ["b"] if step == "nodes of hz" and nodes == ["a"] else ["a"] if step == "nodes of hz" else nodes
+            tier = ("silver" if tier == "gold" else "gold") if step == "set" else tier
+            declared = declared != (step == "declare")
+            _declare(scene, declared, nodes, tier)
+        else:
+            life.sync(step)
+    for _ in range(4):
+        await life.later(700)
+    fresh = new_scene()
+    _given(fresh)
+    if "region" in scene.labels("b"):
+        fresh.node("b", region="east" if east else "west")
+    _declare(fresh, declared, nodes, tier)
+    other = new_life(fresh)
+    for _ in range(4):
+        await other.later(700)
+    assert scene.result() == fresh.result()
+    writes = len(scene.api.writes)
+    await life.later(700)
+    assert len(scene.api.writes) == writes

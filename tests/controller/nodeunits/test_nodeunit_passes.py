@@ -432,13 +432,9 @@ async def test_crash_after_every_write_of_changes(
         assert scene.result() == whole.result()
 
 
-_steps = st.lists(
-    st.sampled_from(
-        ("work", "work", "again", "restart", "nodes", "nodeunits", "nodegroups")
-        + ("nodes of hz", "set", "declare", "region", "unlabel", "heartbeat", "time")
-    ),
-    max_size=30,
-)
+_events = ("work", "work", "again", "restart", "nodes", "nodeunits", "nodegroups")
+_users = ("nodes of hz", "set", "declare", "region", "unlabel", "heartbeat", "time")
+_steps = st.lists(st.sampled_from((*_events, *_users)), max_size=30)
 
 
 def _declare(scene: Any, declared: bool, nodes: list[str], tier: str) -> None:

@@ -140,6 +140,19 @@ async def test_an_agent_that_knows_nothing_says_so(api: Any, objects: Any, start
 
 
 @pytest.mark.usefixtures("kept")
+async def test_what_was_missed_is_kept_as_well(api: Any, objects: Any, start_agent: Any) -> None:
+    """An agent that starts from its disk and hears of a change before it shows anything has the change on its disk."""
+    await api.start()
+    api.put(objects.slices, objects.unit("zone.u1", "10.7.0.1"))
+    async with start_agent() as site:
+        await site.names(objects.slices)
+    await api.stop()
+    async with start_agent() as site:
+        status, _, body = await site.request("GET", objects.slices)
+        assert (status, b"10.7.0.1" in body) == (200, True)
+
+
+@pytest.mark.usefixtures("kept")
 async def test_a_client_gets_what_its_own_credential_got(objects: Any, start_agent: Any) -> None:
     """Lists and single objects are answered to the credential that had them, to no other and to none."""
     async with start_agent() as site:

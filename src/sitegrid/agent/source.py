@@ -134,6 +134,7 @@ class Source:
         self._keep = keep
         self._kept_at = 0.0
         self._hidden = stored is not None
+        self._missed = False
         self._current = stored is not None and resume
         self._streaming_lists = True
         self._incoming: dict[str, Item] | None = None
@@ -163,6 +164,8 @@ class Source:
             return False
         self._hidden = False
         self.synced = True
+        if self._missed:
+            self._changed()
         self._progress()
         return True
 
@@ -358,6 +361,9 @@ class Source:
         self._changed()
 
     def _changed(self) -> None:
+        self._missed = self._hidden
+        if self._hidden:
+            return  # What cannot be shown yet is kept when it is: to keep it now would be to forget what was stored.
         self._kept_at = asyncio.get_running_loop().time()
         self._keep(self)
 

@@ -8,9 +8,12 @@ returns when the parts that it has touched are ready. Held by ``tests/lab/test_l
 from __future__ import annotations
 
 import asyncio
+import compileall
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
+import sitegrid
 from sitegrid.kube.client import Client
 from sitegrid.kube.config import load_config
 from sitegrid.kube.errors import ApiError, Unreachable
@@ -62,6 +65,8 @@ class Cluster:
             report("starting the control plane")
             self._reaper.install()
             self._layout.logs.mkdir()
+            # Agents cannot keep what Python compiles.
+            await asyncio.to_thread(compileall.compile_dir, Path(sitegrid.__file__).parent, quiet=2)
             self._credentials.write_control_plane(self._config.port)
             self._node_tokens.serve(addresses.NODE_TOKENS)
             self._start(self._components.etcd())

@@ -7,9 +7,12 @@ they name. Flags that differ from a component's default have their reason beside
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
-from sitegrid.lab import addresses
+import sitegrid
+from sitegrid.lab import addresses, confine
 from sitegrid.lab.addresses import NodeAddresses
 from sitegrid.lab.config import LabConfig
 from sitegrid.lab.layout import Layout
@@ -116,19 +119,22 @@ class Components:
         )
 
     def agent(self, node: str) -> ProcessSpec:
-        """Return sitegrid's agent of `node`."""
+        """Return sitegrid's agent of `node`: not as root, and with nothing to write to but its data directory."""
         directory = self._layout.node(node)
+        kubeconfig, certificate, key = (directory / f"agent.{suffix}" for suffix in ("kubeconfig", "crt", "key"))
+        data = self._layout.agent_data(node)
         return self._on_node(
             "agent",
             node,
+            *self.confined(data, kubeconfig, certificate, key),
             *self._sitegrid("agent"),
             f"--node-name={node}",
-            f"--kubeconfig={directory / 'agent.kubeconfig'}",
+            f"--kubeconfig={kubeconfig}",
             f"--listen={addresses.AGENT}",
             f"--tls-listen={addresses.AGENT_TLS}",
-            f"--tls-cert-file={directory / 'agent.crt'}",
-            f"--tls-private-key-file={directory / 'agent.key'}",
-            f"--data-dir={self._layout.agent_data(node)}",
+            f"--tls-cert-file={certificate}",
+            f"--tls-private-key-file={key}",
+            f"--data-dir={data}",
             "--cache=kube-proxy,coredns,kubelet",
         )
 
@@ -190,6 +196,19 @@ class Components:
             "--kube-api-qps=200",  # the defaults are meant for thousands of clients that share a server
             "--kube-api-burst=400",
             "--profiling=false",
+        ]
+
+    def confined(self, data: Path, *files: Path) -> list[str]:
+        """Return the beginning of the command line of what may read `files` and write to `data`, and no more."""
+        # A user namespace knows the user's account only, under the name of root.
+        owner = [f"--owner={os.getuid()}"] if self._config.user_namespace else []
+        trees = {sys.base_prefix, sys.prefix, str(Path(sitegrid.__file__).parent)}
+        return [
+            *(sys.executable, "-I", "-S", confine.__file__),
+            *owner,
+            *(f"--tree={tree}" for tree in sorted(trees)),
+            *(f"--file={file}" for file in files),
+            *(f"--data={data}", "--"),
         ]
 
     def _sitegrid(self, command: str) -> list[str]:

@@ -141,7 +141,7 @@ async def test_an_agent_that_knows_nothing_says_so(api: Any, objects: Any, start
 
 @pytest.mark.usefixtures("kept")
 async def test_what_was_missed_is_kept_as_well(api: Any, objects: Any, start_agent: Any) -> None:
-    """An agent that starts from its disk and hears of a change before it shows anything has the change on its disk."""
+    """What an agent that starts from its disk hears before it shows anything is on its disk afterwards."""
     await api.start()
     api.put(objects.slices, objects.unit("zone.u1", "10.7.0.1"))
     async with start_agent() as site:

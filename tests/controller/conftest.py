@@ -447,6 +447,7 @@ class World:
         self.namespace = f"test-{token}"
         self.key = f"zone-{token}"
         self._nodes: list[str] = []
+        self._addresses = 0
         self.plane.kubectl("create", "namespace", self.namespace)
 
     def node(self, name: str, value: str | None = None, *, status: Manifest | None = None, **labels: str) -> str:
@@ -484,13 +485,17 @@ class World:
     def make_pods_ready(self, node: str) -> None:
         """Bind this namespace's pods to `node` and report them ready, as scheduler and kubelet do."""
         wait_for(lambda: self.plane.objects("pods", self.namespace), "pods", dump=self.dump)
-        for number, pod in enumerate(self.plane.objects("pods", self.namespace)):
-            name = pod["metadata"]["name"]
-            target = {"apiVersion": "v1", "kind": "Node", "name": node}
-            binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target}
-            path = f"/api/v1/namespaces/{self.namespace}/pods/{name}/binding"
-            self.plane.kubectl("create", f"--raw={path}", "-f", "-", manifest=binding)
-            self._report_ready(name, f"10.244.9.{number + 1}")
+        for pod in self.plane.objects("pods", self.namespace):
+            self.run_pod(pod["metadata"]["name"], node)
+
+    def run_pod(self, name: str, node: str) -> None:
+        """Bind one pod to `node` and report it ready."""
+        target = {"apiVersion": "v1", "kind": "Node", "name": node}
+        binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target}
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{name}/binding"
+        self.plane.kubectl("create", f"--raw={path}", "-f", "-", manifest=binding)
+        self._addresses += 1
+        self._report_ready(name, f"10.244.9.{self._addresses}")
 
     def _report_ready(self, pod: str, address: str) -> None:
         status = {

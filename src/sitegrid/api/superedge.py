@@ -4,7 +4,7 @@ The grids are our own kinds under another group, with SuperEdge's `status.states
 fields of their own, which `sitegrid.grid.superedge` turns into our NodeUnits. What SuperEdge leaves out, or spells in
 two ways (its v1alpha1 has `setnode`, its v1alpha2 `setNode`), may be left out and spelt so here; no stored object may
 be one that cannot be decoded, or nothing at all would be observed. Optional: the controller looks at these kinds only
-where the CRDs carry `OPTIONAL_API`. Held by ``tests/api`` and ``tests/controller/test_superedge.py``.
+where the CRDs carry `OPTIONAL_API`. Held by ``tests/api`` and ``tests/controller/superedge``.
 """
 
 from __future__ import annotations

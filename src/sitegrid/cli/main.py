@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from sitegrid import __version__
-from sitegrid.cli import agent, controller, crds, demo, explain, lab
+from sitegrid.cli import agent, controller, crds, demo, explain, lab, migrate
 from sitegrid.cli.errors import CommandError
 
-_SUBCOMMANDS = (lab, demo, explain, controller, agent, crds)
+_SUBCOMMANDS = (lab, demo, explain, controller, agent, crds, migrate)
 
 
 def build_parser() -> argparse.ArgumentParser:

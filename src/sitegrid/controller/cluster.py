@@ -210,6 +210,12 @@ class Cluster:
         grid = store.get(service.metadata.namespace, owner.name) if store is not None and owner is not None else None
         return grid if grid is not None and owner is not None and grid.metadata.uid == owner.uid else None
 
+    def works_on(self, service: Service) -> bool:
+        """Tell whether grids of the kind that controls a Service are observed: else nobody knows what is wanted."""
+        owner = service.metadata.controller()
+        kind = SERVICE_KINDS.get(owner_kind(owner)) if owner is not None else None
+        return kind is None or not kind.optional or self.optional.served(service_grid_resource(kind))
+
     def unsynced(self) -> list[str]:
         """Return what is still missing, in words for /readyz and the log; empty when everything is observed."""
         return [

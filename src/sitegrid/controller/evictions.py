@@ -22,6 +22,7 @@ from sitegrid.controller.queues import GridKey
 from sitegrid.controller.reporter import Reporter
 from sitegrid.controller.resources import grid_resource
 from sitegrid.controller.writer import Writer
+from sitegrid.grid.adoption import ADOPTED
 from sitegrid.grid.blueprint import Blueprint
 from sitegrid.grid.eviction import LostNode, find_lost
 from sitegrid.grid.observed import Pod
@@ -102,15 +103,17 @@ class Evictions:
 
     async def _evict(self, blueprint: Blueprint, grid: WorkloadGrid, lost: LostNode) -> None:
         kind = blueprint.kind
-        unit = unit_id(grid.spec.grid_uniq_key, lost.unit)
+        unit, child = unit_id(grid.spec.grid_uniq_key, lost.unit), blueprint.child_name(lost.unit)
+        present = self._cluster.children[kind.child].get(grid.metadata.namespace, child)
+        # Pods of a child that was taken over have no label of ours; their owner's name tells whose they are.
+        shared = present is not None and ADOPTED in present.metadata.annotations
         found = await self._api.list_as(
             Pod,
             PODS,
             grid.metadata.namespace,
-            label_selector=f"{UNIT}={unit}",
+            label_selector="" if shared else f"{UNIT}={unit}",
             field_selector=f"spec.nodeName={lost.node}",
         )
-        child = blueprint.child_name(lost.unit)
         pods = [
             pod.metadata
             for pod in found.items

@@ -3,7 +3,7 @@
 One watch of the CRDs that carry our label tells which there are; where there are none it is idle, and nothing else is
 asked for. A CRD that comes has its kind observed from then on; when it goes, or loses the label (`sitegrid migrate
 --back` takes it off), the store is emptied, so that nothing is worked on any more: what was made stays, since only a
-grid's own deletion deletes its children. Held by ``tests/controller/test_superedge.py``.
+grid's own deletion deletes its children. Held by ``tests/controller/superedge``.
 """
 
 from __future__ import annotations

@@ -56,6 +56,9 @@ class Slices:
 
         Raises ApiError and Unreachable, after all were tried.
         """
+        service = self._cluster.services.get(key.namespace, key.name)
+        if service is not None and not self._cluster.works_on(service):
+            return None
         index = service_index(key.namespace, key.name)
         present, wanted, again = self._look(key, index)
         if nodes := silenced(wanted.values(), present.values()):

@@ -40,7 +40,7 @@ class Blueprint:
         self._include = None if chosen.include is None else matcher_of(chosen.include)
         self._exclude = None if chosen.exclude is None else matcher_of(chosen.exclude)
         self._names: dict[str, str] = {}
-        self._children: dict[str, tuple[Unit, Wanted | Problem]] = {}
+        self._children: dict[str, tuple[Unit, str, Wanted | Problem]] = {}
         self._companions: dict[str, tuple[Unit, str, str, dict[ObjectKind, Wanted | Problem]]] = {}
         self._unknown: tuple[Units, list[str]] | None = None
 
@@ -63,14 +63,17 @@ class Blueprint:
             name = self._names[value] = name_of_child(self.kind, self._grid, value)
         return name
 
-    def child(self, unit: Unit) -> Wanted | Problem:
-        """Return the wanted child of `unit`, or the problem that there can be none."""
+    def child(self, unit: Unit, adopted: str = "") -> Wanted | Problem:
+        """Return the wanted child of `unit`, or the problem that there can be none.
+
+        `adopted` is the mark of a child that was taken over from SuperEdge.
+        """
         known = self._children.get(unit.value)
-        if known is None or (known[0] is not unit and known[0] != unit):
-            made = wanted_child(self.kind, self._grid, unit, self._overrides)
+        if known is None or (known[0] is not unit and known[0] != unit) or known[1] != adopted:
+            made = wanted_child(self.kind, self._grid, unit, self._overrides, adopted)
             wanted = made if isinstance(made, Problem) else (made.manifest, applied_hash(made.manifest))
-            known = self._children[unit.value] = (unit, wanted)
-        return known[1]
+            known = self._children[unit.value] = (unit, adopted, wanted)
+        return known[2]
 
     def companions(self, unit: Unit, wanted: Wanted, present: ObjectMeta) -> dict[ObjectKind, Wanted | Problem]:
         """Return what is wanted beside the `wanted` child of `unit`, which exists as `present`, by kind."""

@@ -13,10 +13,16 @@ from typing import Any
 
 from sitegrid.api.meta import ObjectMeta
 from sitegrid.api.workloads import ReplicatedGridSpec, WorkloadGrid
+from sitegrid.grid.adoption import ADOPTED
 from sitegrid.grid.kinds import HORIZONTAL_POD_AUTOSCALER, POD_DISRUPTION_BUDGET, ObjectKind
 from sitegrid.grid.overrides import Unit
-from sitegrid.grid.problem import TEMPLATE_INVALID, Problem
+from sitegrid.grid.problem import SHARED_SELECTOR, TEMPLATE_INVALID, Problem
 from sitegrid.grid.substitution import SubstitutionError, substitute, unit_names
+
+_SHARED = (
+    "the unit's child was taken over from SuperEdge, and its selector, which cannot be changed, is that of all "
+    "units' pods: delete the child when its pods may restart, so that it is made anew"
+)
 
 
 def wanted_companions(
@@ -45,6 +51,9 @@ def wanted_companions(
     wanted: dict[ObjectKind, dict[str, Any] | Problem] = {}
     for kind, field, template, ours in asked:
         if template is None:
+            continue
+        if ADOPTED in present.annotations:
+            wanted[kind] = Problem(SHARED_SELECTOR, f"spec.{field}: {_SHARED}")
             continue
         try:
             spec = {**substitute(template, names, numbers=True), **ours}

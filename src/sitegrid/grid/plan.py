@@ -16,6 +16,7 @@ import msgspec
 
 from sitegrid.api.meta import ManagedMeta, ObjectMeta
 from sitegrid.api.workloads import WorkloadGrid
+from sitegrid.grid.adoption import ADOPTED
 from sitegrid.grid.applied import APPLIED_HASH, Verdicts, annotated
 from sitegrid.grid.blueprint import Blueprint, Wanted
 from sitegrid.grid.kinds import COMPANION_KINDS, ObjectKind
@@ -168,7 +169,9 @@ class _Planning:
         """Plan for one wanted unit and its child."""
         plan = self.plan
         plan.children[value] = child
-        wanted = self._blueprint.child(info.unit)
+        wanted = self._blueprint.child(
+            info.unit, child.metadata.annotations.get(ADOPTED, "") if child is not None else ""
+        )
         if isinstance(wanted, Problem):
             plan.problems[value] = wanted  # a child from before the problem is left as it is
             plan.outdated.add(value)

@@ -27,8 +27,21 @@ TEMPLATE_MISSING = "TemplateMissing"
 """The unit is to use an entry of templatePool that does not exist."""
 IMMUTABLE = "Immutable"
 """The change is one that Kubernetes makes in no existing object."""
+NOT_MIGRATED = "NotMigrated"
+"""The child is SuperEdge's, and nobody has asked to take it over."""
+SHARED_SELECTOR = "SharedSelector"
+"""A child that was taken over selects the pods of all units, so that nothing can be said of its own alone."""
 UNITS_INVALID = "UnitsInvalid"
 """`spec.units` cannot be understood, so that nobody can tell which units are meant."""
+
+
+def not_migrated(kind: str, namespace: str, name: str) -> Problem:
+    """Return the problem that a `kind` named `name` was made by SuperEdge's controller for the same grid."""
+    return Problem(
+        NOT_MIGRATED,
+        f"{kind} {namespace}/{name} was made by SuperEdge's controller; it is left untouched until "
+        "`sitegrid migrate` takes it over, without restarting a pod",
+    )
 
 
 def name_conflict(kind: str, namespace: str, name: str, owner: str) -> Problem:

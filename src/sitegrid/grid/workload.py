@@ -14,6 +14,7 @@ from typing import Any
 
 from sitegrid.api.meta import owner_reference
 from sitegrid.api.workloads import ReplicatedGridSpec, WorkloadGrid
+from sitegrid.grid.adoption import template_mark
 from sitegrid.grid.defaulted import with_pod_defaults, with_strategy
 from sitegrid.grid.kinds import WorkloadKind
 from sitegrid.grid.names import child_name
@@ -39,9 +40,12 @@ class WantedChild:
 
 
 def wanted_child(
-    kind: WorkloadKind, grid: WorkloadGrid, unit: Unit, overrides: Sequence[Override] = ()
+    kind: WorkloadKind, grid: WorkloadGrid, unit: Unit, overrides: Sequence[Override] = (), adopted: str = ""
 ) -> WantedChild | Problem:
-    """Return the child of `grid` for `unit`, or the problem that there can be none."""
+    """Return the child of `grid` for `unit`, or the problem that there can be none.
+
+    `adopted` is the mark of a child that was taken over (see `adoption`), empty for all others.
+    """
     template = template_of(grid.spec, unit.value)
     if isinstance(template, Problem):
         return template
@@ -54,7 +58,7 @@ def wanted_child(
     problem = _node_selector_problem(spec, template, unit)
     if problem is not None:
         return problem
-    return WantedChild(_manifest(kind, grid, unit, spec), template, spec, origins)
+    return WantedChild(_manifest(kind, grid, unit, spec, adopted), template, spec, origins)
 
 
 def name_of_child(kind: WorkloadKind, grid: WorkloadGrid, value: str) -> str:
@@ -72,8 +76,11 @@ def child_labels(grid: WorkloadGrid, value: str) -> dict[str, str]:
     }
 
 
-def _manifest(kind: WorkloadKind, grid: WorkloadGrid, unit: Unit, spec: dict[str, Any]) -> dict[str, Any]:
+def _manifest(
+    kind: WorkloadKind, grid: WorkloadGrid, unit: Unit, spec: dict[str, Any], adopted: str
+) -> dict[str, Any]:
     meta = grid.metadata
+    as_made = bool(adopted) and adopted == template_mark(spec)
     # A StatefulSet's or Deployment's replicas are the autoscaler's; but 0 means that nothing is to run here.
     if isinstance(grid.spec, ReplicatedGridSpec) and grid.spec.autoscaling is not None and spec.get("replicas") != 0:
         spec = {name: value for name, value in spec.items() if name != "replicas"}
@@ -86,7 +93,7 @@ def _manifest(kind: WorkloadKind, grid: WorkloadGrid, unit: Unit, spec: dict[str
             "labels": child_labels(grid, unit.value),
             "ownerReferences": [owner_reference(kind.api_version, kind.grid_kind, meta.name, meta.uid)],
         },
-        "spec": _pinned(with_strategy(spec, kind.spec_type), unit_id(unit.key, unit.value), unit),
+        "spec": _pinned(with_strategy(spec, kind.spec_type), unit, labelled=not adopted, stays=not as_made),
     }
 
 
@@ -102,22 +109,26 @@ def _node_selector_problem(spec: dict[str, Any], template: Template, unit: Unit)
     )
 
 
-def _pinned(spec: dict[str, Any], unit_label: str, unit: Unit) -> dict[str, Any]:
-    """Return `spec` with the unit in the selector and the pod labels, and with the unit's node selector."""
+def _pinned(spec: dict[str, Any], unit: Unit, *, labelled: bool, stays: bool) -> dict[str, Any]:
+    """Return `spec` with the unit's node selector; `labelled`, with the unit in the selector and the pod labels.
+
+    If it `stays`, its pods tolerate unreachable nodes without a limit.
+    """
     spec = dict(spec)
+    label = {UNIT: unit_id(unit.key, unit.value)} if labelled else {}
     selector = spec.get("selector")
     # A selector is not invented: an empty one would select every pod, and Kubernetes says so better than we can.
-    if isinstance(selector, dict) and (selector.get("matchLabels") or selector.get("matchExpressions")):
-        spec["selector"] = {**selector, "matchLabels": {**_mapping(selector.get("matchLabels")), UNIT: unit_label}}
+    if label and isinstance(selector, dict) and (selector.get("matchLabels") or selector.get("matchExpressions")):
+        spec["selector"] = {**selector, "matchLabels": {**_mapping(selector.get("matchLabels")), **label}}
     pod = spec.get("template")
     if isinstance(pod, dict):
         metadata = _mapping(pod.get("metadata"))
         pod_spec = _mapping(pod.get("spec"))
-        selected = {**_mapping(pod_spec.get("nodeSelector")), unit.key: unit.value}
+        pod_spec = {**pod_spec, "nodeSelector": {**_mapping(pod_spec.get("nodeSelector")), unit.key: unit.value}}
         spec["template"] = {
             **pod,
-            "metadata": {**metadata, "labels": {**_mapping(metadata.get("labels")), UNIT: unit_label}},
-            "spec": with_pod_defaults(staying({**pod_spec, "nodeSelector": selected})),
+            "metadata": {**metadata, "labels": {**_mapping(metadata.get("labels")), **label}},
+            "spec": with_pod_defaults(staying(pod_spec) if stays else pod_spec),
         }
     return spec
 

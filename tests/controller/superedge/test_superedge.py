@@ -2,62 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import yaml
 
+from sitegrid.api.superedge import OPTIONAL_API
+
 pytestmark = pytest.mark.cluster
 
-ROOT = Path(__file__).parents[2]
 DG, SSG, SG = "superedge-dg", "superedge-ssg", "superedge-sg"
 CRD = "deploymentgrids.superedge.io"
-LABEL = "tkeedge.io/optional-api"
-
-
-@pytest.fixture(scope="session")
-def superedge(running: Any) -> Any:
-    """The shared cluster, to which SuperEdge's kinds come while the controller runs."""
-    running.plane.kubectl("apply", "-f", str(ROOT / "deploy" / "superedge"))
-    running.plane.kubectl("wait", "--for=condition=Established", "crd", "-l", LABEL)
-    return running
-
-
-@pytest.fixture
-def grids(superedge: Any, world: Any) -> Iterator[Grids]:
-    """Manifests as SuperEdge's users have them, in one's own namespace."""
-    yield Grids(world)
-
-
-class Grids:
-    """Applies texts in which NAMESPACE and KEY stand for the test's own."""
-
-    def __init__(self, world: Any) -> None:
-        self.world = world
-        self.plane = world.plane
-
-    def apply(self, text: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Apply a manifest with `kubectl apply`, as it is."""
-        path = self.plane.directory / f"{self.world.namespace}.yaml"
-        path.write_text(text.replace("NAMESPACE", self.world.namespace).replace("KEY", self.world.key))
-        result: subprocess.CompletedProcess[str] = self.plane.kubectl("apply", "-f", str(path), check=check)
-        return result
-
-    def kubectl(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run kubectl in the test's namespace."""
-        result: subprocess.CompletedProcess[str] = self.plane.kubectl("-n", self.world.namespace, *args, **options)
-        return result
-
-    def get(self, kind: str, name: str) -> Any:
-        """Return one object of the test's namespace."""
-        return self.plane.get(kind, name, self.world.namespace)
-
-    def names(self, kind: str) -> set[str]:
-        """Return the names of the objects of a kind."""
-        return {item["metadata"]["name"] for item in self.plane.objects(kind, self.world.namespace)}
 
 
 CONTAINERS = """
@@ -198,7 +154,7 @@ status:
     [(PLAIN, 2), (NO_REPLICAS, 1), (FROM_STORE, 2), (NULLS, 2)],
     ids=["plain", "no-replicas", "from-store", "nulls"],
 )
-def test_deployment_grids_apply_unchanged(grids: Grids, text: str, replicas: int) -> None:
+def test_deployment_grids_apply_unchanged(grids: Any, text: str, replicas: int) -> None:
     """Each way in which users have written a DeploymentGrid makes the Deployment of each unit."""
     grids.world.nodes("hz", "bj")
     grids.apply(text)
@@ -210,7 +166,7 @@ def test_deployment_grids_apply_unchanged(grids: Grids, text: str, replicas: int
         assert (owner["apiVersion"], owner["kind"], owner["name"]) == ("superedge.io/v1", "DeploymentGrid", "demo")
 
 
-def test_canary_without_template(grids: Grids) -> None:
+def test_canary_without_template(grids: Any) -> None:
     """Units get their entry of templatePool, whose pod metadata survives; `template` is not needed."""
     grids.world.nodes("hz", "bj")
     grids.apply(POOL)
@@ -220,7 +176,7 @@ def test_canary_without_template(grids: Grids) -> None:
     assert {name: child["spec"]["replicas"] for name, child in children.items()} == {"demo-bj": 1, "demo-hz": 3}
 
 
-def test_stateful_set_grid_applies_unchanged(grids: Grids, wait_for: Callable[..., None]) -> None:
+def test_stateful_set_grid_applies_unchanged(grids: Any, wait_for: Callable[..., None]) -> None:
     """A StatefulSetGrid makes the StatefulSet of each unit."""
     grids.world.nodes("zone-0", "zone-1")
     grids.apply(SETS)
@@ -230,7 +186,7 @@ def test_stateful_set_grid_applies_unchanged(grids: Grids, wait_for: Callable[..
     assert (child["spec"]["serviceName"], child["spec"]["replicas"]) == ("demo-svc", 3)
 
 
-def test_unit_with_capitals(grids: Grids) -> None:
+def test_unit_with_capitals(grids: Any) -> None:
     """The unit of SuperEdge's own documents, in which SuperEdge fails, gets a legal name."""
     grids.world.nodes("NodeUnit1")
     grids.apply(PLAIN)
@@ -239,7 +195,7 @@ def test_unit_with_capitals(grids: Grids) -> None:
     assert name.startswith("demo-nodeunit1-")
 
 
-def test_service_grid_is_closed(grids: Grids, wait_for: Callable[..., None]) -> None:
+def test_service_grid_is_closed(grids: Any, wait_for: Callable[..., None]) -> None:
     """The Service `<name>-svc` is closed, and each unit has its slice."""
     world = grids.world
     for unit, address in (("hz", "10.244.1.1"), ("bj", "10.244.2.1")):
@@ -257,7 +213,7 @@ def test_service_grid_is_closed(grids: Grids, wait_for: Callable[..., None]) -> 
     assert world.condition("demo", kind=SG)["reason"] == "ServiceApplied"
 
 
-def test_states_by_unit(grids: Grids, wait_for: Callable[..., None]) -> None:
+def test_states_by_unit(grids: Any, wait_for: Callable[..., None]) -> None:
     """The status has SuperEdge's `states`, and our conditions and counts."""
     node = grids.world.node("n", "hz")
     grids.apply(NO_REPLICAS)
@@ -271,7 +227,7 @@ def test_states_by_unit(grids: Grids, wait_for: Callable[..., None]) -> None:
     assert (status["units"], status["readyUnits"]) == (1, 1)
 
 
-def test_spec_of_the_user_stays(grids: Grids) -> None:
+def test_spec_of_the_user_stays(grids: Any) -> None:
     """Nothing of the user's spec is rewritten (SuperEdge puts its hash into it)."""
     grids.world.nodes("hz")
     grids.apply(PLAIN)
@@ -281,14 +237,14 @@ def test_spec_of_the_user_stays(grids: Grids) -> None:
     assert grids.get(DG, "demo")["spec"] == wanted
 
 
-def test_missing_key_is_one_sentence(grids: Grids) -> None:
+def test_missing_key_is_one_sentence(grids: Any) -> None:
     """A grid without gridUniqKey, which SuperEdge takes and ignores, is refused with what to do."""
     refused = grids.apply(PLAIN.replace("  gridUniqKey: KEY\n", ""), check=False)
     assert refused.returncode
     assert "gridUniqKey is missing: name the node label key whose values are the units" in refused.stderr
 
 
-def test_grids_of_two_groups_that_want_one_name(grids: Grids) -> None:
+def test_grids_of_two_groups_that_want_one_name(grids: Any) -> None:
     """The second one reports a conflict and leaves the first one's child; when that goes, it gets its own."""
     grids.world.nodes("hz")
     grids.world.plane.apply(grids.world.deployment_grid("demo"))
@@ -302,7 +258,7 @@ def test_grids_of_two_groups_that_want_one_name(grids: Grids) -> None:
     assert owner["apiVersion"] == "superedge.io/v1"
 
 
-def test_rest_writes_nothing(grids: Grids) -> None:
+def test_rest_writes_nothing(grids: Any) -> None:
     """A second look at SuperEdge's grids writes nothing."""
     grids.world.nodes("hz")
     grids.apply(PLAIN + "---" + SERVICE)
@@ -315,7 +271,7 @@ def test_rest_writes_nothing(grids: Grids) -> None:
     assert grids.world.writes() == before
 
 
-def test_children_go_with_their_grid(grids: Grids) -> None:
+def test_children_go_with_their_grid(grids: Any) -> None:
     """Deleting a SuperEdge grid deletes its children."""
     grids.world.nodes("hz")
     grids.apply(PLAIN)
@@ -324,7 +280,7 @@ def test_children_go_with_their_grid(grids: Grids) -> None:
     grids.world.wait_children()
 
 
-def test_kubectl_names(grids: Grids) -> None:
+def test_kubectl_names(grids: Any) -> None:
     """Our names stay ours, though SuperEdge's group comes first by name; SuperEdge's have their own."""
     grids.apply(PLAIN)
     for name in ("dg", "deploymentgrid"):
@@ -333,17 +289,17 @@ def test_kubectl_names(grids: Grids) -> None:
         assert "deploymentgrid.superedge.io/demo" in grids.kubectl("get", name, "-o", "name").stdout
 
 
-def test_kinds_are_worked_on_while_the_crd_has_our_label(grids: Grids, wait_for: Callable[..., None]) -> None:
+def test_kinds_are_worked_on_while_the_crd_has_our_label(grids: Any, wait_for: Callable[..., None]) -> None:
     """Without the label nothing of SuperEdge's is touched, nor is anything deleted; with it again work goes on."""
     grids.world.nodes("hz")
     grids.apply(PLAIN)
     grids.world.wait_children("demo-hz")
-    grids.plane.kubectl("label", "crd", CRD, f"{LABEL}-")
+    grids.plane.kubectl("label", "crd", CRD, f"{OPTIONAL_API}-")
     try:
         grids.world.wait_quiet()
         grids.world.nodes("bj")
         grids.world.wait_quiet()
         assert grids.names("deployments") == {"demo-hz"}
     finally:
-        grids.plane.kubectl("label", "crd", CRD, f"{LABEL}=superedge")
+        grids.plane.kubectl("label", "crd", CRD, f"{OPTIONAL_API}=superedge")
     grids.world.wait_children("demo-hz", "demo-bj")

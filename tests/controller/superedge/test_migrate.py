@@ -232,7 +232,7 @@ def test_there_and_back_without_restarting_a_pod(era: Era) -> None:
         metadata = era.grids.get(f"{kind.lower()}s", name)["metadata"]
         assert metadata["labels"].keys() == {"superedge.io/grid-selector", "superedge.io/grid-uniq-key"}
         assert not [key for key in metadata.get("annotations", {}) if "tkeedge" in key]
-        assert not [entry for entry in metadata["managedFields"] if entry["manager"] == "sitegrid"]
+        assert not [entry for entry in metadata.get("managedFields", ()) if entry["manager"] == "sitegrid"]
         assert metadata["ownerReferences"][0]["apiVersion"] == "superedge.io/v1"
 
     assert era.actions("--apply") == dict.fromkeys(CHILDREN, "taken over")

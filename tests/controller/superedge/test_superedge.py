@@ -204,7 +204,7 @@ def test_service_grid_is_closed(grids: Any, wait_for: Callable[..., None]) -> No
 
     def units() -> set[str]:
         slices = grids.plane.objects("endpointslices", world.namespace, "tkeedge.io/service-name=demo-svc")
-        return {item["metadata"]["labels"]["tkeedge.io/unit"] for item in slices}
+        return {item["metadata"]["labels"].get("tkeedge.io/unit") for item in slices}
 
     wait_for(lambda: units() == {f"{world.key}.hz", f"{world.key}.bj"}, "the unit slices", dump=world.dump)
     service = grids.get("services", "demo-svc")

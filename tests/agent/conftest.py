@@ -257,7 +257,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 SLICES: Final = "/apis/discovery.k8s.io/v1/endpointslices"
 SERVICES: Final = "/api/v1/services"
 NODES: Final = "/api/v1/nodes"
-KINDS: Final = {SLICES: ("EndpointSlice", "discovery.k8s.io/v1"), SERVICES: ("Service", "v1"), NODES: ("Node", "v1")}
+SECRETS: Final = "/api/v1/secrets"
+KINDS: Final = {
+    SLICES: ("EndpointSlice", "discovery.k8s.io/v1"),
+    SERVICES: ("Service", "v1"),
+    NODES: ("Node", "v1"),
+    SECRETS: ("Secret", "v1"),
+}
 
 
 def plain_slice(name: str, address: str, **labels: str) -> dict[str, Any]:
@@ -310,7 +316,7 @@ class FakeApi:
     """An API server in a few lines: JSON, protobuf for metadata, streaming lists; its faults are attributes."""
 
     def __init__(self) -> None:
-        self.objects: dict[str, dict[str, dict[str, Any]]] = {SLICES: {}, SERVICES: {}, NODES: {}}
+        self.objects: dict[str, dict[str, dict[str, Any]]] = {path: {} for path in KINDS}
         self.rv = 100
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.streaming_lists = True
@@ -685,14 +691,19 @@ async def api() -> AsyncIterator[FakeApi]:
 
 @contextlib.asynccontextmanager
 async def run_agent(
-    credentials: Credentials, node_name: str = "n1", *, data_dir: Path | None = None, cache: str = DEFAULT
+    credentials: Credentials,
+    node_name: str = "n1",
+    *,
+    data_dir: Path | None = None,
+    cache: str = DEFAULT,
+    secrets: bool = False,
 ) -> AsyncIterator[Site]:
     """Run an agent in this process; with a `data_dir` everything is on the disk when it has ended."""
     metrics = Metrics()
     upstream = Upstream(credentials)
     disk = Disk(data_dir, metrics) if data_dir is not None else None
     hub = Hub(node_name, upstream, metrics, disk)
-    server = Server(hub, upstream, metrics, parse_reads(cache))
+    server = Server(hub, upstream, metrics, parse_reads(cache, secrets=secrets))
     writing = None
     if disk is not None:
         upstream.start()

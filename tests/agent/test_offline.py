@@ -175,6 +175,29 @@ async def test_credentials_are_not_written(tmp_path: Path) -> None:
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.parametrize("switched_on", [True, False])
+async def test_secrets_are_on_the_disk_when_switched_on_only(
+    api: Any, objects: Any, start_agent: Any, tmp_path: Path, switched_on: bool
+) -> None:
+    """A Secret that the kubelet reads is kept, in a file for its owner alone, if that is wanted, and else never."""
+    path = "/api/v1/secrets"
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "s", "namespace": "d"},
+        "data": {"k": "cGFzcw=="},
+    }
+    api.put(path, secret)
+    kubelet = {**PROXY, "User-Agent": "kubelet/v1"}
+    async with start_agent(cache="kubelet", secrets=switched_on) as site:
+        assert (await site.request("GET", path, kubelet))[0] == 200
+    files = [file for file in (tmp_path / "data").iterdir() if b"cGFzcw==" in file.read_bytes()]
+    assert [file.stat().st_mode & 0o777 for file in files] == [0o600] * switched_on
+    await api.stop()
+    async with start_agent(cache="kubelet", secrets=switched_on) as site:
+        assert (await site.request("GET", path, kubelet))[0] == (200 if switched_on else 503)
+
+
 async def test_reads_go_upstream_with_the_clients_credential(api: Any, objects: Any, start_agent: Any) -> None:
     """Two clients with different tokens are two questions, each under its own name; the agent's is not lent."""
     async with start_agent() as site:

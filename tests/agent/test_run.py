@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import ssl
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sitegrid.agent.credentials import Credentials
+from sitegrid.agent.credentials import Credentials, in_cluster
 from sitegrid.agent.run import ListenError, Settings, parse_listen, serve
 from sitegrid.cli.main import main
 
@@ -62,6 +63,53 @@ async def test_both_listeners_serve(api: Any, tmp_path: Path, certificates: Any)
         await writer.wait_closed()
     stop.set()
     await asyncio.wait_for(running, 10)
+
+
+@pytest.mark.parametrize(("host", "own_authority"), [("127.0.0.1", False), ("localhost", True)])
+async def test_a_server_that_is_not_who_it_should_be_is_not_there(
+    tmp_path: Path, certificates: Any, host: str, own_authority: bool
+) -> None:
+    """Another authority's certificate, or one for another name: it is sent nothing; clients get 503; counted."""
+    (tmp_path / "server").mkdir()
+    (tmp_path / "other").mkdir()
+    certificates(tmp_path / "server")
+    certificates(tmp_path / "other")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "server" / "tls.crt", tmp_path / "server" / "tls.key")
+    reached: list[bytes] = []
+
+    async def impostor(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.append(await reader.read(1000))
+        writer.close()
+
+    server = await asyncio.start_server(impostor, "127.0.0.1", 0, ssl=context)
+    (tmp_path / "token").write_text("agents-own-token")
+    authority = tmp_path / ("server" if own_authority else "other") / "tls.crt"
+    credentials = in_cluster(
+        f"https://{host}:{server.sockets[0].getsockname()[1]}", str(tmp_path / "token"), str(authority)
+    )
+    stop = asyncio.Event()
+    listening: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+    settings = Settings("n1", credentials, listen="127.0.0.1:0")
+    running = asyncio.create_task(serve(settings, stop, listening))
+    [port] = await listening
+    for path, wanted in (
+        ("/apis/discovery.k8s.io/v1/endpointslices", b"503"),
+        ("/api/v1/pods", b"503"),
+        ("/sitegrid/readyz", b"503"),
+        ("/sitegrid/metrics", b"200"),
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        answer = await reader.read()
+        assert answer.split()[1] == wanted, path
+        writer.close()
+        await writer.wait_closed()
+    assert re.search(rb'upstream_failures_total{reason="unreachable"} [1-9]', answer)
+    stop.set()
+    await asyncio.wait_for(running, 10)
+    server.close()
+    assert not any(reached)
 
 
 async def test_a_taken_port_is_an_error(api: Any) -> None:

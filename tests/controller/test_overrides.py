@@ -47,6 +47,27 @@ def test_override_changes_its_unit_only(world: Any, wait_for: Any) -> None:
     for name in ("grid-one", "grid-three"):
         assert after[name]["metadata"]["generation"] == before[name]["metadata"]["generation"]
         assert after[name]["spec"] == before[name]["spec"]
+    wait_for(
+        lambda: world.plane.get("dg", "grid", world.namespace)["status"].get("unknownUnits") == ["nowhere"],
+        "the name that no unit has",
+        dump=world.dump,
+    )
+    assert world.condition(type="Degraded")["status"] == "False"
+
+
+def test_conflicting_overrides(world: Any, wait_for: Any) -> None:
+    """Of two that say different things the later one wins, and explain says which one lost."""
+    world.nodes("one")
+    rules = [
+        _override({**_image("web:2"), "minReadySeconds": 1}, "one", name="first"),
+        _override(_image("web:3"), "one", name="second"),
+    ]
+    world.plane.apply(world.deployment_grid(overrides=rules))
+    child = world.wait_children("grid-one")["grid-one"]["spec"]
+    assert (child["template"]["spec"]["containers"][0]["image"], child["minReadySeconds"]) == ("web:3", 1)
+    found = json.loads(_sitegrid(world, "explain", "grid", "one", "-n", world.namespace, "-o", "json").stdout)
+    (image,) = (field for field in found["fields"] if field["path"].endswith("image"))
+    assert (image["rule"], image["insteadOf"]) == ("overrides[1] (second)", ["overrides[0] (first)"])
 
 
 def test_mistaken_overrides_stay_with_their_unit(world: Any) -> None:
@@ -62,10 +83,12 @@ def test_mistaken_overrides_stay_with_their_unit(world: Any) -> None:
         ),
         "shape": ({"template": {"spec": {"containers": {"name": "web"}}}}, "containers"),
         "value": (_image("$(unit.values.none)"), "is not known"),
+        "twice": ({"replicas": 2}, "replicas is given twice"),
         "type": ({"replicas": "many"}, "expected numeric"),
     }
     world.nodes("good", *mistakes)
     rules = [_override(patch, name) for name, (patch, _) in mistakes.items()]
+    rules.append(_override({"replicas": 2}, "twice", replicas=3))
     world.plane.apply(world.deployment_grid(overrides=rules))
     world.wait_children("grid-good")
     world.wait_degraded()
@@ -135,6 +158,30 @@ def test_template_of_a_megabyte(world: Any) -> None:
     condition = world.wait_condition("UnitsNotReady", "huge")
     assert condition["status"] == "False"
     assert {"grid-one", "huge-one"} == world.children().keys()
+
+
+def test_template_that_is_too_large(world: Any) -> None:
+    """A grid that fits, with a child that does not, says so; the grid beside it is done."""
+    world.nodes("one")
+    grid = world.deployment_grid("huge")
+    container = grid["spec"]["template"]["template"]["spec"]["containers"][0]
+    container["env"] = [{"name": "X", "value": "x" * 800_000}]
+    more = [{"name": f"Y{number}", "value": "$(unit.values.big)"} for number in range(250)]
+    patch = {"template": {"spec": {"containers": [{"name": "web", "env": more}]}}}
+    grid["spec"]["overrides"] = [_override(patch, "one")]
+    big = {"gridUniqKey": world.key, "unit": "one", "values": {"big": "y" * 4096}}
+    unit = {"apiVersion": "tkeedge.io/v1", "kind": "NodeUnit", "metadata": {"name": f"one-{world.namespace}"}}
+    world.plane.kubectl("apply", "--server-side", "-f", "-", manifest={**unit, "spec": big})
+    try:
+        world.plane.kubectl("apply", "--server-side", "-f", "-", manifest=grid)
+        world.plane.apply(world.deployment_grid())
+        message = world.wait_degraded("huge")["message"]
+        assert "unit one: " in message
+        assert "too large" in message
+        world.wait_children("grid-one")
+        world.wait_condition("AsExpected", type="Degraded")
+    finally:
+        world.plane.kubectl("delete", "nodeunit", f"one-{world.namespace}")
 
 
 def test_suspended_unit_is_left_alone(world: Any, wait_for: Any) -> None:

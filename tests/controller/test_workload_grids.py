@@ -162,6 +162,17 @@ def test_replicas_of_a_daemon_set_are_refused(world: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["DeploymentGrid", "StatefulSetGrid"])
+def test_scaling_by_hand_is_repaired(world: Any, wait_for: Any, kind: str) -> None:
+    """Where the grid says how many pods there are, `kubectl scale` of a child is undone, and an event says so."""
+    world.nodes("one")
+    world.plane.apply(world.workload_grid(kind))
+    _wait_children(world, wait_for, kind, "grid-one")
+    world.plane.kubectl("scale", KINDS[kind], "grid-one", "--replicas=3", "-n", world.namespace)
+    wait_for(lambda: "Repaired" in dict(_events(world)), "the event", dump=world.dump)
+    wait_for(lambda: _children(world, kind)["grid-one"]["spec"]["replicas"] == 1, "the repair", dump=world.dump)
+
+
 def test_scaling_by_hand_stays_where_the_template_says_nothing(world: Any, wait_for: Any) -> None:
     """Without `replicas` in the template they are somebody else's: scaling stays, also over changes of the grid."""
     world.nodes("one")
@@ -234,6 +245,8 @@ def test_budget_and_autoscaler_of_each_unit(world: Any, wait_for: Any) -> None:
     wait_for(
         lambda: found("pdb")["grid-one-deployment"]["spec"]["maxUnavailable"] == 1, "the repair", dump=world.dump
     )
+    world.plane.kubectl("delete", "pdb", "grid-one-deployment", "-n", world.namespace)
+    wait_for(lambda: found("pdb").keys() == names, "the budget to be made again", dump=world.dump)
     world.plane.kubectl("scale", "deployment", "grid-one", "--replicas=3", "-n", world.namespace)
     world.wait_quiet()
     assert world.children()["grid-one"]["spec"]["replicas"] == 3  # the autoscaler's, whatever the template says

@@ -11,14 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sitegrid.api.meta import OwnerReference, timestamp
+from sitegrid.api.workloads import DaemonSetGrid, DeploymentGrid, StatefulSetGrid, WorkloadGrid
 from sitegrid.grid.applied import Verdicts
 from sitegrid.grid.blueprint import Blueprint
-from sitegrid.grid.kinds import DEPLOYMENT
+from sitegrid.grid.kinds import DEPLOYMENT, WORKLOAD_KINDS
 from sitegrid.grid.observed import Workload
 from sitegrid.grid.overrides import Unit
 from sitegrid.grid.plan import LEFT_OUT, Annotate, Create, Delete, Observed, Plan, Update, plan_workloads
 from sitegrid.grid.removal import UNIT_GONE_SINCE
 from sitegrid.grid.units import UnitInfo
+from sitegrid.wire.labels import UNIT, unit_id
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 _values = st.sets(st.sampled_from(["one", "two", "NodeUnit1", "nodeunit1", "a_b", "A.B", "x" * 63]), max_size=5)
@@ -42,7 +44,7 @@ def _plan(
 ) -> Plan:
     known = {child.metadata.name: child for child in (*children, *others)}
     return plan_workloads(
-        Blueprint(DEPLOYMENT, grid),
+        Blueprint(WORKLOAD_KINDS[grid.KIND], grid),
         grid,
         _units(units, {*suspended}),
         Observed(children, lambda kind, name: known.get(name), lambda kind, uid: []),
@@ -92,6 +94,43 @@ def test_children_select_disjoint_units(make_grid: Any, units: set[str]) -> None
         if isinstance(action, Create)
     ]
     assert len(set(selected)) == len(units)
+
+
+_patches = st.fixed_dictionaries(
+    {},
+    optional={
+        "minReadySeconds": st.integers(0, 3),
+        "template": st.fixed_dictionaries(
+            {},
+            optional={
+                "metadata": st.just({"labels": {"x": "y", "app": None}}),
+                "spec": st.sampled_from([{"nodeSelector": {"disk": "ssd"}}, {"nodeSelector": None}, {"volumes": []}]),
+            },
+        ),
+    },
+)
+
+
+@given(
+    st.sampled_from([DeploymentGrid, StatefulSetGrid, DaemonSetGrid]),
+    _values,
+    st.lists(st.tuples(_values, _patches), max_size=3),
+)
+def test_whatever_is_overridden_a_child_has_its_units_pods_only(
+    make_grid: Any, observe: Observe, grid_type: type[WorkloadGrid], units: set[str], rules: list[Any]
+) -> None:
+    """Selector, pod labels and pinning of every kind name the unit and nothing else; a second pass plans nothing."""
+    overrides = [{"units": {"names": sorted(names)}, "patch": patch} for names, patch in rules if names]
+    grid = make_grid(kind=grid_type, overrides=overrides)
+    plan = _plan(grid, units, [])
+    made = [action for action in plan.actions if isinstance(action, Create)]
+    assert {action.unit for action in made} == units
+    for action in made:
+        spec, unit = action.manifest["spec"], unit_id("zone", action.unit)
+        assert spec["selector"]["matchLabels"] == {"app": "web", UNIT: unit}
+        assert spec["template"]["metadata"]["labels"][UNIT] == unit
+        assert spec["template"]["spec"]["nodeSelector"]["zone"] == action.unit
+    assert _plan(grid, units, [observe(action.manifest) for action in made]).actions == []
 
 
 def test_changed_template_is_applied_to_every_unit(make_grid: Any, observe: Observe) -> None:

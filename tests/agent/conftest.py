@@ -258,11 +258,13 @@ SLICES: Final = "/apis/discovery.k8s.io/v1/endpointslices"
 SERVICES: Final = "/api/v1/services"
 NODES: Final = "/api/v1/nodes"
 SECRETS: Final = "/api/v1/secrets"
+ENDPOINTS: Final = "/api/v1/endpoints"
 KINDS: Final = {
     SLICES: ("EndpointSlice", "discovery.k8s.io/v1"),
     SERVICES: ("Service", "v1"),
     NODES: ("Node", "v1"),
     SECRETS: ("Secret", "v1"),
+    ENDPOINTS: ("Endpoints", "v1"),
 }
 
 
@@ -560,7 +562,7 @@ class FakeApi:
 
     @staticmethod
     def _is_at(obj: dict[str, Any], target: str) -> bool:
-        plural = {"EndpointSlice": "endpointslices", "Service": "services"}.get(obj["kind"], "")
+        plural = obj["kind"].lower().removesuffix("s") + "s"
         meta = obj["metadata"]
         return target.partition("?")[0].endswith(f"/namespaces/{meta.get('namespace')}/{plural}/{meta['name']}")
 
@@ -756,7 +758,7 @@ def objects() -> Any:
     """Give the constructors of test objects and the paths of collections."""
 
     class Objects:
-        slices, services, nodes = SLICES, SERVICES, NODES
+        slices, services, nodes, endpoints = SLICES, SERVICES, NODES, ENDPOINTS
         plain = staticmethod(plain_slice)
         unit = staticmethod(unit_slice)
         raw = staticmethod(raw_slice)

@@ -172,7 +172,7 @@ async def test_a_page_is_not_continued_over_a_change_of_units(site: Any, api: An
 
 async def test_a_slow_first_answer_is_503_not_everything(site: Any, api: Any, objects: Any, monkeypatch: Any) -> None:
     """While the API server has not answered, a LIST is 503 with Retry-After."""
-    monkeypatch.setattr("sitegrid.agent.server.READY_TIMEOUT", 0.05)
+    monkeypatch.setattr("sitegrid.agent.view.READY_TIMEOUT", 0.05)
     api.silent = True
     status, headers, _ = await site.request("GET", objects.slices)
     assert status == 503

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sitegrid.agent.gate import Kind, decide
-from sitegrid.wire.resources import ENDPOINTSLICES, SERVICES
+from sitegrid.wire.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES
 
 COLLECTION = "/apis/discovery.k8s.io/v1"
 GUARDED = [
@@ -48,10 +48,10 @@ def test_services_are_routed() -> None:
 
 
 def test_endpoints_are_routed() -> None:
-    """core/v1 Endpoints are listed with a selector, single ones are looked at."""
-    assert decide("GET", "/api/v1/endpoints").kind is Kind.ENDPOINTS
-    assert decide("GET", "/api/v1/watch/namespaces/a/endpoints").kind is Kind.ENDPOINTS
-    assert decide("GET", "/api/v1/namespaces/a/endpoints/b")[:4] == (Kind.OBJECT, None, "a", "b")
+    """core/v1 Endpoints are read from a view, single ones are looked at."""
+    assert decide("GET", "/api/v1/endpoints")[:2] == (Kind.VIEW, ENDPOINTS)
+    assert decide("GET", "/api/v1/watch/namespaces/a/endpoints")[:3] == (Kind.VIEW, ENDPOINTS, "a")
+    assert decide("GET", "/api/v1/namespaces/a/endpoints/b")[:4] == (Kind.OBJECT, ENDPOINTS, "a", "b")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "get", "BREW"])

@@ -139,6 +139,28 @@ async def test_an_agent_that_knows_nothing_says_so(api: Any, objects: Any, start
         assert (await site.get("/sitegrid/readyz"))[0] == 503
 
 
+async def test_one_object_is_answered_from_what_was_listed(api: Any, objects: Any, start_agent: Any) -> None:
+    """Services, slices and Endpoints that a list has shown; of all others nobody knows: 503, not 404."""
+    api.put(objects.slices, objects.unit("zone.u1", "10.1.0.1"))
+    api.put(objects.slices, objects.unit("zone.u2", "10.2.0.1"))
+    for path, kind in ((objects.services, "Service"), (objects.endpoints, "Endpoints")):
+        api.put(path, {"kind": kind, "apiVersion": "v1", "metadata": {"name": "a", "namespace": "default"}})
+    slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+    async with start_agent() as site:
+        for path in (objects.slices, objects.services, objects.endpoints):
+            assert (await site.request("GET", path, PROXY))[0] == 200
+        await api.stop()
+        for path in (f"{slices}/web-zone.u1", "/api/v1/namespaces/default/services/a"):
+            status, _, body = await site.request("GET", path)
+            assert (status, json.loads(body)["kind"]) == (200, "Service" if "services" in path else "EndpointSlice")
+        for path in (f"{slices}/web-zone.u2", f"{slices}/none", "/api/v1/namespaces/default/services/none"):
+            assert (await site.request("GET", path))[0] == 503
+        own = "/api/v1/namespaces/default/endpoints/a"
+        assert (await site.request("GET", own, PROXY))[0] == 200
+        assert [(await site.request("GET", own, headers))[0] for headers in (OTHER, {})] == [503, 503]
+        assert b"10.2.0.1" not in site.received
+
+
 @pytest.mark.usefixtures("kept")
 async def test_what_was_missed_is_kept_as_well(api: Any, objects: Any, start_agent: Any) -> None:
     """What an agent that starts from its disk hears before it shows anything is on its disk afterwards."""

@@ -26,7 +26,7 @@ async def test_the_agents_account_is_never_lent(site: Any, api: Any, objects: An
     await site.request("GET", "/api/v1/endpoints")
     tokens: dict[bool, set[str | None]] = {True: set(), False: set()}
     for _, target, headers in api.requests:
-        own = target.startswith((objects.slices + "?", objects.nodes + "?"))
+        own = target.startswith(tuple(f"{path}?" for path in (objects.slices, objects.services, objects.nodes)))
         tokens[own].add(headers.get("authorization"))
     assert tokens == {True: {"Bearer agents-own-token"}, False: {None}}
 
@@ -104,15 +104,6 @@ async def test_connections_are_kept(site: Any, method: str) -> None:
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
         await reader.readexactly(0 if method == "HEAD" else length)
         writer.write(request)
-
-
-async def test_grid_endpoints_are_left_out_by_the_api_server(site: Any, api: Any) -> None:
-    """A LIST of core/v1 Endpoints is passed on with a selector that grids do not match."""
-    status, body = await site.get("/api/v1/endpoints", labelSelector="a=b", limit=5)
-    assert (status, body["target"]) == (
-        200,
-        "/api/v1/endpoints?labelSelector=a%3Db%2C%21tkeedge.io%2Fgrid-uniq-key&limit=5",
-    )
 
 
 async def test_a_selector_cannot_take_the_filter_away(site: Any) -> None:

@@ -16,7 +16,7 @@ async def test_an_agent_that_never_heard_of_its_node_answers_nothing(
     api: Any, site: Any, objects: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unknown units are 503 with Retry-After on every guarded collection, and not ready."""
-    monkeypatch.setattr("sitegrid.agent.server.READY_TIMEOUT", 0.05)
+    monkeypatch.setattr("sitegrid.agent.view.READY_TIMEOUT", 0.05)
     api.silent = True
     assert (await site.request("GET", "/sitegrid/readyz"))[0] == 503
     for path in (objects.slices, objects.services, objects.slices + "?watch=1"):

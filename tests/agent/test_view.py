@@ -143,7 +143,7 @@ def test_what_stayed_is_not_told() -> None:
     stage.grid.put(_item("g", 5, "zone.u1"))
     end = stage.view.end
     both = frozenset({"zone.u1", "zone.u2"})
-    key = stage.view.key.grid_source(both)
+    key = stage.view.key.slices_source(both)
     assert key is not None
     stage._acquire(key).objects["ns/g"] = _item("g", 5, "zone.u1")
     stage.node.units = both
@@ -156,7 +156,7 @@ def test_units_that_come_back_are_shown_again() -> None:
     """Away and back before the other unit's source has synced: the own slices return."""
     stage = Stage()
     stage.grid.put(_item("g", 5, "zone.u1"))
-    pending = stage.view.key.grid_source({"zone.u2"})
+    pending = stage.view.key.slices_source({"zone.u2"})
     assert pending is not None
     stage._acquire(pending).synced = stage._acquire(pending).listed = False
     stage.node.units = frozenset({"zone.u2"})
@@ -251,7 +251,7 @@ def test_a_list_that_is_late_does_not_take_back_what_was_told() -> None:
     stage = Stage()
     stage.grid.put(_item("g", 5, "zone.u1"))
     both = frozenset({"zone.u1", "zone.u2"})
-    key = stage.view.key.grid_source(both)
+    key = stage.view.key.slices_source(both)
     assert key is not None
     late, former = stage._acquire(key), stage.grid
     late.listed = False

@@ -15,10 +15,11 @@ from enum import Enum
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from sitegrid.wire.resources import ENDPOINTSLICES, SERVICES, Resource
+from sitegrid.wire.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES, Resource
 
 _PLAIN: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+/?|/")
 _DECODINGS: Final = 3
+_GUARDED: Final = {resource.plural: resource for resource in (SERVICES, ENDPOINTSLICES, ENDPOINTS)}
 
 
 class Kind(Enum):
@@ -27,11 +28,9 @@ class Kind(Enum):
     OWN = "own"
     """The agent's own pages under /sitegrid/."""
     VIEW = "view"
-    """LIST or WATCH of EndpointSlices or Services, from a view."""
+    """LIST or WATCH of EndpointSlices, Services or Endpoints, from a view."""
     OBJECT = "object"
     """GET of one EndpointSlice, Service or Endpoints: asked for upstream and looked at before it is shown."""
-    ENDPOINTS = "endpoints"
-    """LIST or WATCH of core/v1 Endpoints: passed through with a selector that leaves grids out."""
     REFUSED = "refused"
     """Answered with `status` and `message`."""
     PASS = "pass"
@@ -39,7 +38,7 @@ class Kind(Enum):
 
 
 class Route(NamedTuple):
-    """A decision. `resource` is None for Endpoints; `watch` is set for the deprecated /watch/ paths."""
+    """A decision. `watch` is set for the deprecated /watch/ paths."""
 
     kind: Kind
     resource: Resource | None = None
@@ -141,10 +140,9 @@ def _decide_guarded(method: str, target: _Target) -> Route:
         return _PASS
     if method != "GET":
         return _refuse(405, f"the agent serves {target.plural} for reading only; write to the API server itself")
-    resource = {"services": SERVICES, "endpointslices": ENDPOINTSLICES}.get(target.plural)
+    resource = _GUARDED[target.plural]
     if target.name and not target.namespace:
         return _refuse(404, "the server could not find the requested resource")
     if target.name and not target.watch:
         return Route(Kind.OBJECT, resource, target.namespace, target.name)
-    kind = Kind.VIEW if resource is not None else Kind.ENDPOINTS
-    return Route(kind, resource, target.namespace, target.name, target.watch)
+    return Route(Kind.VIEW, resource, target.namespace, target.name, target.watch)

@@ -51,7 +51,7 @@ class Hub:
         self._unit_changes = 0
         self.node = NodeUnits(node_name, self._acquire(node_source_key(node_name)), self._units_changed)
         slices = ViewKey(ENDPOINTSLICES, "", "", "", PROTOBUF)  # as kube-proxy and CoreDNS ask for them
-        self.patches = Patches(self.node, slices.grid_source, self._acquire, self._release)
+        self.patches = Patches(self.node, slices.slices_source, self._acquire, self._release)
 
     def _acquire(self, key: SourceKey) -> Source:
         if key not in self._sources:

@@ -2,9 +2,10 @@
 
 The object is asked for with the client's own credentials, read whole, and looked at before anything is answered: an
 object that is no grid's is passed on byte for byte, a unit slice of the node and a grid's Service are shown
-rewritten, everything else of a grid does not exist. Errors of the API server are passed on.
+rewritten, a grid's Endpoints are made from its unit slices, everything else of a grid does not exist. Errors of the
+API server are passed on. Without it, the answer is what a LIST would show; what no list tells is 503, never 404.
 
-Invariant I1. Held by ``tests/agent/test_closure.py``.
+Invariant I1. Held by ``tests/agent/test_closure.py``, ``tests/agent/test_offline.py``.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from typing import Final
 
 from sitegrid.agent.gate import Route
 from sitegrid.agent.http import Connection, Request
-from sitegrid.agent.node import NodeUnits
+from sitegrid.agent.hub import Hub
 from sitegrid.agent.passthrough import open_as_client
-from sitegrid.agent.patches import Patches, patched_object
+from sitegrid.agent.patches import patched_object
 from sitegrid.agent.serve import UNREADY, Answer
-from sitegrid.agent.upstream import Upstream
+from sitegrid.agent.upstream import Upstream, UpstreamError
+from sitegrid.agent.view import ViewKey
 from sitegrid.wire.codec import Codec, Item
 from sitegrid.wire.labels import GRID_UNIQ_KEY
-from sitegrid.wire.resources import ENDPOINTSLICES, SERVICES, Resource
+from sitegrid.wire.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES
 from sitegrid.wire.rewrite import grid_service_labels, of_grid, unit_slice_labels
 from sitegrid.wire.status import Status
 
@@ -31,22 +33,14 @@ _FORWARDED: Final = frozenset({b"authorization", b"user-agent"})
 
 def not_found(route: Route) -> Status:
     """Return the API server's answer for an object that does not exist."""
-    if route.resource is None:
-        group, plural = "", "endpoints"
-    else:
-        group, plural = route.resource.group, route.resource.plural
+    assert route.resource is not None
+    group, plural = route.resource.group, route.resource.plural
     full = f"{plural}.{group}" if group else plural
     return Status(404, f'{full} "{route.name}" not found', name=route.name, group=group, kind=plural)
 
 
 async def get_object(
-    request: Request,
-    connection: Connection,
-    route: Route,
-    upstream: Upstream,
-    node: NodeUnits,
-    patches: Patches,
-    codec: Codec,
+    request: Request, connection: Connection, route: Route, upstream: Upstream, hub: Hub, codec: Codec
 ) -> None:
     """Answer the GET. Raises `Answer`, `UpstreamError`, and `CodecError` for an object that cannot be read."""
     # Only these headers go upstream: the answer has to come whole, uncompressed and in a representation we read.
@@ -56,38 +50,65 @@ async def get_object(
         if n in _FORWARDED or n.startswith(b"impersonate-")
     ]
     headers.append(("Accept", codec.media_type))
-    exchange = await open_as_client(request, upstream, request.target, headers)
     try:
-        await exchange.head()
-        body = await exchange.read_all(_MAX_OBJECT, _TIMEOUT)
-    finally:
-        exchange.close()
+        exchange = await open_as_client(request, upstream, request.target, headers)
+        try:
+            await exchange.head()
+            body = await exchange.read_all(_MAX_OBJECT, _TIMEOUT)
+        finally:
+            exchange.close()
+    except UpstreamError as error:
+        body = await _remembered(request, route, upstream, hub, codec, error)
+        await connection.respond(200, [(b"content-type", codec.media_type.encode())], body)
+        return
     if exchange.status == 200:
-        body = _shown(body, route, node, patches, codec)
+        body = await _shown(body, route, upstream, hub, codec)
     content_type = exchange.header(b"content-type") or codec.media_type.encode()
     await connection.respond(exchange.status, [(b"content-type", content_type)], body)
 
 
-def _shown(body: bytes, route: Route, node: NodeUnits, patches: Patches, codec: Codec) -> bytes:
+async def _remembered(
+    request: Request, route: Route, upstream: Upstream, hub: Hub, codec: Codec, error: UpstreamError
+) -> bytes:
+    """Return what lists tell of the object. Raises `error` where they tell nothing: it may exist by now."""
+    assert route.resource is not None
+    identity = hub.identify(request.header(b"authorization")) if route.resource is ENDPOINTS else ""
+    item = hub.known_object(identity, route.resource, route.namespace, route.name, codec)
+    if item is None and route.resource is ENDPOINTS:
+        item = await _made(route, upstream, hub, codec)
+    if item is None:
+        raise error
+    return codec.render_object(route.resource, item)
+
+
+async def _made(route: Route, upstream: Upstream, hub: Hub, codec: Codec) -> Item | None:
+    """Return the Endpoints that are made for a grid's Service; None where they are not known."""
+    with hub.view(ViewKey(ENDPOINTS, "", "", "", codec)) as view:
+        ready = await view.wait_ready(lambda: upstream.wan.down)
+        return view.items.get(f"{route.namespace}/{route.name}") if ready else None
+
+
+async def _shown(body: bytes, route: Route, upstream: Upstream, hub: Hub, codec: Codec) -> bytes:
+    assert route.resource is not None
     item = codec.item(body)
     labels = codec.labels(item)
     if not of_grid(labels):
         return body
-    if not node.known:
+    if not hub.node.known:
         raise Answer(Status(503, UNREADY, retry_after=1))
-    seen = _grid_labels(route.resource, labels, node)
-    if seen is None or route.resource is None:
+    if route.resource is ENDPOINTSLICES:
+        seen = unit_slice_labels(labels, hub.node.units)
+    else:
+        # Endpoints have their Service's labels.
+        seen = grid_service_labels(labels, hub.node.keys)
+    if seen is None:
         raise Answer(not_found(route))
     if route.resource is SERVICES:
-        patches.need()
-        item = patched_object(patches, codec, item, labels[GRID_UNIQ_KEY])
-    shown: Item = codec.with_labels(item, seen)
-    return codec.render_object(route.resource, shown)
-
-
-def _grid_labels(resource: Resource | None, labels: dict[str, str], node: NodeUnits) -> dict[str, str] | None:
-    if resource is SERVICES:
-        return grid_service_labels(labels, node.keys)
-    if resource is ENDPOINTSLICES:
-        return unit_slice_labels(labels, node.units)
-    return None
+        hub.patches.need()
+        item = patched_object(hub.patches, codec, item, labels[GRID_UNIQ_KEY])
+    if route.resource is ENDPOINTS:
+        made = await _made(route, upstream, hub, codec)
+        if made is None:
+            raise Answer(Status(503, UNREADY, retry_after=1))
+        return codec.render_object(ENDPOINTS, made)
+    return codec.render_object(route.resource, codec.with_labels(item, seen))

@@ -12,7 +12,6 @@ import asyncio
 import logging
 import ssl
 from typing import Final
-from urllib.parse import urlencode
 
 from sitegrid.agent.gate import Kind, Route, decide
 from sitegrid.agent.http import Connection, Disconnected, Request
@@ -28,15 +27,12 @@ from sitegrid.agent.source import Refused
 from sitegrid.agent.upstream import Upstream, UpstreamError
 from sitegrid.agent.view import View, ViewKey
 from sitegrid.wire.codec import JSON, Codec, CodecError
-from sitegrid.wire.labels import GRID_UNIQ_KEY
-from sitegrid.wire.resources import Resource
+from sitegrid.wire.resources import ENDPOINTS
 from sitegrid.wire.selectors import FieldSelector, LabelSelector, SelectorError
 from sitegrid.wire.status import Status
 
 _log = logging.getLogger(__name__)
 
-READY_TIMEOUT: Final = 10.0
-"""Seconds that a LIST or WATCH waits for the first complete state before it is 503."""
 _OFFLINE_RETRY: Final = 5
 """Seconds until a request that the API server must answer is worth another try while that cannot be reached."""
 
@@ -130,12 +126,11 @@ class Server:
             raise Answer(Status(400, "a guarded resource is read without a body or an upgrade"))
         elif route.kind is Kind.OBJECT:
             parse_query(request.target.partition("?")[2])
-            await get_object(request, connection, route, self._upstream, self._hub.node, self._hub.patches, codec)
-        elif route.kind is Kind.ENDPOINTS:
-            await self._endpoints(request, connection)
+            await get_object(request, connection, route, self._upstream, self._hub, codec)
+        elif route.resource is ENDPOINTS:
+            await self._as_client(request, connection, route, codec)
         else:
-            assert route.resource is not None
-            await self._view(request, connection, route, route.resource, codec)
+            await self._view(request, connection, route, codec)
 
     async def _pass(self, request: Request, connection: Connection) -> None:
         """Pass a request through, or answer it from what is kept for its client."""
@@ -146,22 +141,25 @@ class Server:
         elif read.name:
             await self._kept_object(request, connection, read, codec)
         else:
-            route = Route(Kind.VIEW, read.resource, read.namespace)
-            try:
-                await self._view(request, connection, route, read.resource, codec, request.header(b"authorization"))
-            except Refused as refusal:
-                # It was asked with the client's credential: the answer is the client's, whatever it is.
-                self._metrics.add("refused_total", label=str(refusal.status))
-                await connection.respond(
-                    refusal.status, [(b"content-type", refusal.media_type.encode())], refusal.body
-                )
+            await self._as_client(request, connection, Route(Kind.VIEW, read.resource, read.namespace), codec)
+
+    async def _as_client(self, request: Request, connection: Connection, route: Route, codec: Codec) -> None:
+        """Answer a LIST or WATCH of what is read with the client's credential."""
+        if any(name.startswith(b"impersonate-") for name, _ in request.headers):
+            raise Answer(Status(400, "the agent lists for nobody else: ask the API server itself to impersonate"))
+        try:
+            await self._view(request, connection, route, codec, self._hub.identify(_authorization(request)))
+        except Refused as refusal:
+            # It was asked with the client's credential: the answer is the client's, whatever it is.
+            self._metrics.add("refused_total", label=str(refusal.status))
+            await connection.respond(refusal.status, [(b"content-type", refusal.media_type.encode())], refusal.body)
 
     async def _kept_object(self, request: Request, connection: Connection, read: Read, codec: Codec) -> None:
         """Ask for one object; without a WAN, answer with what its client has listed."""
         try:
             await forward(request, connection, self._upstream, request.target)
         except UpstreamError:
-            identity = self._hub.identify(request.header(b"authorization"))
+            identity = self._hub.identify(_authorization(request))
             item = self._hub.known_object(identity, read.resource, read.namespace, read.name, codec)
             if item is None or connection.started:
                 raise
@@ -180,16 +178,6 @@ class Server:
         else:
             raise Answer(Status(404, "the agent's pages are healthz, readyz and metrics"))
 
-    async def _endpoints(self, request: Request, connection: Connection) -> None:
-        """Pass a LIST or WATCH of core/v1 Endpoints through, without those of grids."""
-        path, _, query = request.target.partition("?")
-        parameters = parse_query(query)
-        selector = parameters.get("labelSelector", "").strip(" \t\r\n")
-        # Parsed before it is extended, so that no text can take the extension's meaning away.
-        self._check(selector, "")
-        parameters["labelSelector"] = f"{selector},!{GRID_UNIQ_KEY}" if selector else f"!{GRID_UNIQ_KEY}"
-        await forward(request, connection, self._upstream, f"{path}?{urlencode(parameters)}")
-
     def _check(self, label_selector: str, field_selector: str) -> None:
         try:
             LabelSelector(label_selector)
@@ -198,28 +186,22 @@ class Server:
             raise Answer(Status(400, str(error))) from error
 
     async def _view(
-        self,
-        request: Request,
-        connection: Connection,
-        route: Route,
-        resource: Resource,
-        codec: Codec,
-        authorization: str = "",
+        self, request: Request, connection: Connection, route: Route, codec: Codec, identity: str = ""
     ) -> None:
-        """Answer a LIST or WATCH; with an `authorization` from what the API server shows that client."""
+        """Answer a LIST or WATCH; with an `identity` from what the API server shows that client."""
+        assert route.resource is not None
         options = list_options(parse_query(request.target.partition("?")[2]), watch_path=route.watch)
         fields = options.field_selector
         if route.name:
             fields = f"{fields},metadata.name={route.name}" if fields else f"metadata.name={route.name}"
         self._check(options.label_selector, fields)
-        identity = self._hub.identify(authorization) if authorization else ""
-        key = ViewKey(resource, route.namespace, options.label_selector, fields, codec, identity)
-        with self._hub.view(key, authorization) as view:
+        key = ViewKey(route.resource, route.namespace, options.label_selector, fields, codec, identity)
+        with self._hub.view(key, _authorization(request)) as view:
             await self._serve(view, options, connection)
 
     async def _serve(self, view: View, options: ListOptions, connection: Connection) -> None:
         wan = self._upstream.wan
-        if not await view.wait_ready(READY_TIMEOUT, lambda: wan.down):
+        if not await view.wait_ready(lambda: wan.down):
             if view.refusal is not None:
                 raise view.refusal
             raise Answer(Status(503, f"{UNREADY}: {wan.reason}" if wan.down else UNREADY, retry_after=1))
@@ -232,3 +214,7 @@ class Server:
             await Watch(view, options, connection, self._metrics).run()
         finally:
             self._metrics.add("watchers", -1)
+
+
+def _authorization(request: Request) -> str:
+    return request.header(b"authorization")

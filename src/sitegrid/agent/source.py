@@ -237,7 +237,7 @@ class Source:
     async def _open(self, parameters: dict[str, str], accept: str) -> Exchange:
         target = f"{self.key.resource.path(self.key.namespace)}?{urlencode({**self._selection(), **parameters})}"
         headers = [("Accept", accept), ("Accept-Encoding", "gzip"), ("User-Agent", "sitegrid-agent")]
-        if self.key.identity:
+        if self._authorization:
             headers.append(("Authorization", self._authorization))
         exchange = await self._upstream.open("GET", target, headers, as_agent=not self.key.identity, background=True)
         try:

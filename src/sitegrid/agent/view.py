@@ -1,12 +1,11 @@
 """A view: what one kind of client request sees, merged from a grid's objects and everything else.
 
-A view of what is not guarded (it has an `identity`) is the plain source of that client's credential and nothing else.
-
-A view reads two sources. *plain* holds what is no grid's, filtered by the API server with the client's own selectors.
-*grid* holds unit slices of the node's units (or grid Services); they are shown with rewritten labels, and only then
-held against the client's selectors. Whatever happens (an event, a relist, a relabelled node), the view works out anew
-what a client should see under one key and compares that with what it saw: so what stayed is never touched, and the
-order in which the two sources speak does not matter.
+A view of what is not guarded is the plain source of a client's credential and nothing else. Others read up to three
+sources. *plain* holds what is no grid's, filtered by the API server with the client's own selectors. *slices* holds
+unit slices of the node's units, *services* the Services of grids; they are shown with rewritten labels, or made into
+Endpoints, and only then held against the client's selectors. Whatever happens (an event, a relist, a relabelled
+node), the view works out anew what a client should see under one key and compares that with what it saw: so what
+stayed is never touched, and the order in which the sources speak does not matter.
 
 What clients were told is kept in a bounded log. The resourceVersion of a list or bookmark is a *place* in that log: a
 number of this view's own, far above the API server's, so that it is never mistaken for what another view, or an agent
@@ -24,6 +23,7 @@ and gets no gap). Held by ``tests/agent/test_view.py`` and ``tests/agent/test_cl
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 from collections.abc import Callable, Iterable
@@ -32,12 +32,18 @@ from typing import Final, NamedTuple, Protocol
 from sitegrid.agent.node import NodeUnits
 from sitegrid.agent.patches import PatchedServices, Patches
 from sitegrid.agent.source import Refused, Source, SourceKey
-from sitegrid.wire.codec import Codec, Item
-from sitegrid.wire.labels import GRID_UNIQ_KEY, MANAGED_BY, SITEGRID, UNIT
-from sitegrid.wire.resources import ENDPOINTSLICES, SERVICES, Resource
+from sitegrid.wire.codec import PROTOBUF, Codec, Item
+from sitegrid.wire.endpoints import make_endpoints
+from sitegrid.wire.labels import ALIASES, GRID_UNIQ_KEY, MANAGED_BY, SITEGRID, UNIT, UNIT_SERVICE_NAME
+from sitegrid.wire.protobuf import ProtobufError
+from sitegrid.wire.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES, Resource
 from sitegrid.wire.rewrite import grid_service_labels, of_grid, unit_slice_labels
 from sitegrid.wire.selectors import FieldSelector, LabelSelector
 
+_log = logging.getLogger(__name__)
+
+READY_TIMEOUT: Final = 10.0
+"""Seconds that a request waits for the first complete state before it is 503."""
 PLACES: Final = 1 << 62
 """From here on resourceVersions are places in logs. A view's begin at a random multiple of 2**32: no other's do."""
 LOG_EVENTS: Final = 1000
@@ -57,25 +63,41 @@ class ViewKey(NamedTuple):
     fields: str
     codec: Codec
     identity: str = ""
-    """Whose credential it is read with; empty for what is guarded, which is read with the agent's."""
+    """Whose credential is used for what is no grid's; empty for the agent's own (Services and EndpointSlices). With
+    none, a view of Endpoints has those of grids only."""
 
-    def plain_source(self) -> SourceKey:
+    @property
+    def guarded(self) -> bool:
+        """Tell whether grids have objects among these."""
+        return self.resource in (ENDPOINTSLICES, SERVICES, ENDPOINTS)
+
+    def plain_source(self) -> SourceKey | None:
         """Return what to ask the API server for: the client's selection without anything of a grid."""
-        if self.identity:
-            return SourceKey(
-                self.resource, self.namespace, self.labels, self.fields, self.codec, identity=self.identity
-            )
-        labels = f"{self.labels},!{GRID_UNIQ_KEY}" if self.labels else f"!{GRID_UNIQ_KEY}"
-        return SourceKey(self.resource, self.namespace, labels, self.fields, self.codec)
+        labels = self.labels
+        if self.guarded:
+            if self.resource is ENDPOINTS and not self.identity:
+                return None
+            labels = f"{labels},!{GRID_UNIQ_KEY}" if labels else f"!{GRID_UNIQ_KEY}"
+        return SourceKey(self.resource, self.namespace, labels, self.fields, self.codec, identity=self.identity)
 
-    def grid_source(self, units: Iterable[str]) -> SourceKey | None:
-        """Return what to ask the API server for a grid's objects; None when there is nothing to be shown."""
-        if self.resource is not ENDPOINTSLICES:
-            return SourceKey(self.resource, self.namespace, GRID_UNIQ_KEY, "", self.codec)
+    def services_source(self) -> SourceKey | None:
+        """Return what to ask for to know grids' Services, where they are needed."""
+        if self.resource is SERVICES:
+            return SourceKey(SERVICES, self.namespace, GRID_UNIQ_KEY, "", self.codec)
+        return SourceKey(SERVICES, "", GRID_UNIQ_KEY, "", PROTOBUF) if self.resource is ENDPOINTS else None
+
+    def slices_source(self, units: Iterable[str]) -> SourceKey | None:
+        """Return what to ask for to know the slices of `units`; None where they are not needed, or there are none.
+
+        Endpoints are made from the same slices and Services, in all namespaces, that kube-proxy has the agent keep.
+        """
         ids = ",".join(sorted(units))
-        if not ids:
+        if not ids or self.resource not in (ENDPOINTSLICES, ENDPOINTS):
             return None
-        return SourceKey(self.resource, self.namespace, f"{UNIT} in ({ids}),{MANAGED_BY}={SITEGRID}", "", self.codec)
+        labels = f"{UNIT} in ({ids}),{MANAGED_BY}={SITEGRID}"
+        if self.resource is ENDPOINTS:
+            return SourceKey(ENDPOINTSLICES, "", labels, "", PROTOBUF)
+        return SourceKey(ENDPOINTSLICES, self.namespace, labels, "", self.codec)
 
 
 class _GridItem(Item):
@@ -128,8 +150,10 @@ class View:
         self._acquire = acquire
         self._release = release
         self._grid_keys: set[str] = set()
-        self._grid_told = 0
-        """The newest resourceVersion that was told of a grid's object since the units changed."""
+        self._service_of: dict[str, str] = {}
+        """The key of each unit slice's Service, by the slice's key."""
+        self._slices_rv = 0
+        """The newest resourceVersion of an own unit's slice since the units changed."""
         self._log: list[_Event] = []
         self._log_bytes = 0
         self._log_start = 0
@@ -140,24 +164,34 @@ class View:
         self._places = PLACES + (random.getrandbits(30) << 32)
         self._snapshots: dict[str, tuple[int, list[Item]]] = {}
         self._waiters: list[asyncio.Future[None]] = []
-        self._grid: Source | None = None
-        self._next_grid: Source | None = None
+        self._slices: Source | None = None
+        self._next_slices: Source | None = None
+        self._services = self._listen_to(key.services_source())
+        self._plain = self._listen_to(key.plain_source())
         self._patches = patches if key.resource is SERVICES else None
         if self._patches is not None:
             self._patches.need()
             self._patches.listeners.append(self)
             self._patched = PatchedServices(self._patches, key.codec)
-        self._plain = acquire(key.plain_source())
-        self._plain.listeners.append(self)
         self.units_changed()
 
     def close(self) -> None:
         """Let the sources go."""
-        for source in (self._plain, self._grid, self._next_grid):
+        for source in (*self._sources(), self._next_slices):
             self._drop(source)
         if self._patches is not None:
             self._patches.listeners.remove(self)
         self._wake()
+
+    def _sources(self) -> list[Source]:
+        return [source for source in (self._plain, self._services, self._slices) if source is not None]
+
+    def _listen_to(self, key: SourceKey | None) -> Source | None:
+        if key is None:
+            return None
+        source = self._acquire(key)
+        source.listeners.append(self)
+        return source
 
     def _drop(self, source: Source | None) -> None:
         if source is not None:
@@ -167,55 +201,80 @@ class View:
     # What the node and the sources tell.
     def units_changed(self) -> None:
         """Select for the node's present units: what is not theirs goes now, what is new comes with its source."""
-        if self.key.identity:
+        if not self.key.guarded:
             self._become_ready()
             return
         if not self._node.known:
             return
         if self.ready:
-            held = self._grid.objects.keys() if self._grid is not None else ()
-            self._refresh(sorted(self._grid_keys.union(held)))
-            self._grid_told = 0
-        wanted = self.key.grid_source(self._node.units)
-        if self._next_grid is not None:
-            self._drop(self._next_grid)
-            self._next_grid = None
+            self._refresh(self._of_grids())
+            self._slices_rv = 0
+        wanted = self.key.slices_source(self._node.units)
+        self._drop(self._next_slices)
+        self._next_slices = None
         if wanted is None:
             self._switch(None)
-        elif self._grid is None or self._grid.key != wanted:
-            source = self._acquire(wanted)
-            source.listeners.append(self)
-            self._next_grid = source
+        elif self._slices is None or self._slices.key != wanted:
+            self._next_slices = self._listen_to(wanted)
             self._switch_to_next()
         self._become_ready()
 
+    def _of_grids(self) -> list[str]:
+        """Return the keys under which a grid has or had an object here."""
+        source = self._slices if self.key.resource is ENDPOINTSLICES else self._services
+        return sorted(self._grid_keys.union(source.objects if source is not None else ()))
+
     def _switch_to_next(self) -> None:
-        """Read from the next grid source as soon as it lacks nothing that clients were shown.
+        """Read from the next source of slices as soon as it lacks nothing that clients were shown.
 
         What it has from the disk, or what the former source told while this one was listing, may be older.
         """
-        source = self._next_grid
+        source = self._next_slices
         if source is None:
             return
-        if (source.listed and source.rv >= self._grid_told) if self.ready else source.synced:
+        if (source.listed and source.rv >= self._slices_rv) if self.ready else source.synced:
+            self._next_slices = None
             self._switch(source)
 
     def _switch(self, source: Source | None) -> None:
-        """Read from another grid source from now on, and tell the difference."""
-        old, self._grid = self._grid, source
-        if source is not None and source is self._next_grid:
-            self._next_grid = None
+        """Read from another source of slices from now on, and tell the difference."""
+        old, self._slices = self._slices, source
         self._drop(old)
+        self._service_of.clear()
+        if source is not None and self.key.resource is not ENDPOINTSLICES:
+            for key, item in source.objects.items():
+                self._note_service(source, key, item)
         if self.ready:
-            self._refresh(sorted(self._grid_keys | (source.objects.keys() if source is not None else set())))
+            self._refresh(self._of_grids())
+
+    def _note_service(self, source: Source, key: str, item: Item | None) -> set[str]:
+        """Remember whose slice `key` is from now on; return the keys of the Services that are concerned."""
+        concerned = {self._service_of.pop(key, "")}
+        if item is not None:
+            name = source.key.codec.labels(item).get(UNIT_SERVICE_NAME, "")
+            self._service_of[key] = f"{key.partition('/')[0]}/{name}"
+            concerned.add(self._service_of[key])
+        return concerned - {""}
 
     def source_changed(self, source: Source, key: str, deleted: Item | None) -> None:
         """Object `key` of a source changed."""
-        if source is self._next_grid:
+        if source is self._next_slices:
             self._switch_to_next()
-        elif self.ready:
-            self._refresh((key,), deleted)
+            return
+        keys = {key}
+        if source is self._slices:
+            self._note_slice(source, source.objects.get(key) or deleted)
+            if self.key.resource is not ENDPOINTSLICES:
+                keys = self._note_service(source, key, source.objects.get(key))
+        if self.ready:
+            self._refresh(sorted(keys), deleted if source.key.resource is self.key.resource else None)
             self._wake()
+
+    def _note_slice(self, source: Source, item: Item | None) -> None:
+        if self._next_slices is None or item is None:
+            return
+        if source.key.codec.labels(item).get(UNIT) in self._node.units:
+            self._slices_rv = max(self._slices_rv, item.rv)
 
     def source_progressed(self, source: Source) -> None:
         """A source synced, was refused, or got a newer resourceVersion."""
@@ -226,18 +285,15 @@ class View:
         """Show Services with the patches that are for them now."""
         if self.ready:
             self._refresh(sorted(self._grid_keys.intersection(keys)))
-        elif self._grid is not None:
+        else:
             self._become_ready()
 
     def _become_ready(self) -> None:
-        known = self._node.known or bool(self.key.identity)
+        known = self._node.known or not self.key.guarded
         known = known and (self._patches is None or self._patches.ready)
-        if not self.ready and known and self._plain.synced and self._next_grid is None:
+        if not self.ready and known and self._next_slices is None and all(s.synced for s in self._sources()):
             self.ready = True
-            keys = set(self._plain.objects)
-            if self._grid is not None:
-                keys |= self._grid.objects.keys()
-            for key in keys:
+            for key in {key for source in self._sources() for key in source.objects}:
                 item = self._visible(key)
                 if item is not None:
                     self._remember(key, item)
@@ -248,10 +304,11 @@ class View:
         """Return the newest of the API server's resourceVersions that others than this view may have told a client.
 
         What an agent before this one told is older than a list that this one was given. Where there was none, but a
-        resumed watch, nothing is known. A view with one source tells its states as the API server does.
+        resumed watch, nothing is known; Services with patches and Endpoints have versions that are made here. A view
+        with one source tells its states as the API server does.
         """
-        sources = [source for source in (self._plain, self._grid) if source is not None]
-        if not self.key.identity and not all(source.listed for source in sources):
+        told = self.key.resource is ENDPOINTSLICES and all(source.listed for source in self._sources())
+        if self.key.guarded and not told:
             return math.inf
         return max([self.rv, *(item.rv for item in self.items.values())])
 
@@ -264,13 +321,15 @@ class View:
     # What a client should see.
     def _visible(self, key: str) -> Item | None:
         """Return what a client should see under `key`."""
-        codec = self.key.codec
-        plain = self._plain.objects.get(key)
-        if self.key.identity:
+        plain = self._plain.objects.get(key) if self._plain is not None else None
+        if not self.key.guarded:
             return plain
-        if plain is not None and of_grid(codec.labels(plain)):
+        if plain is not None and of_grid(self.key.codec.labels(plain)):
             plain = None
-        grid = self._grid.objects.get(key) if self._grid is not None else None
+        source = self._slices if self.key.resource is ENDPOINTSLICES else self._services
+        grid = source.objects.get(key) if source is not None else None
+        if self.key.resource is ENDPOINTS:
+            return plain if grid is None else self._endpoints(grid)
         # An object that became a grid's (or ceased to be) is in both until both sources spoke: the newer counts.
         if grid is not None and (plain is None or grid.rv >= plain.rv):
             return self._shown(grid)
@@ -284,14 +343,56 @@ class View:
             seen = unit_slice_labels(labels, self._node.units)
         else:
             seen = grid_service_labels(labels, self._node.keys)
-        if seen is None or not self._labels.matches(seen):
-            return None
-        if self._fields.terms and not self._fields.matches(codec.field_values(self.key.resource, item)):
+        if seen is None or not self._selected(item, seen):
             return None
         if self._patches is not None:
             item = self._patched.shown(item, labels[GRID_UNIQ_KEY])
         shown = codec.with_labels(item, seen)
         return _GridItem(shown.key, shown.rv, shown.raw)
+
+    def _selected(self, item: Item, labels: dict[str, str]) -> bool:
+        """Tell whether the client asks for `item`, shown under `labels`."""
+        if not self._labels.matches(labels):
+            return False
+        fields = self._fields
+        return not fields.terms or fields.matches(self.key.codec.field_values(self.key.resource, item))
+
+    def _endpoints(self, service: Item) -> Item | None:
+        """Return the Endpoints of a grid's Service, made from the slices that a client may see."""
+        labels = grid_service_labels(PROTOBUF.labels(service), self._node.keys)
+        if labels is None or self.key.namespace not in ("", service.key.partition("/")[0]):
+            return None
+        slices = self._unit_slices(service.key)
+        rv = max(item.rv for item in (service, *slices))
+        made = self._make_endpoints(service, labels, slices, rv)
+        old = self.items.get(service.key)
+        if made is not None and isinstance(old, _GridItem) and old.raw != made.raw:
+            # No change of labels, and no deletion, has a version of its own here.
+            same = self._make_endpoints(service, labels, slices, old.rv)
+            if same is not None and same.raw == old.raw:
+                return old
+            made = self._make_endpoints(service, labels, slices, max(rv, old.rv + 1))
+        if made is None or not self._selected(made, self.key.codec.labels(made)):
+            return None
+        return _GridItem(made.key, made.rv, made.raw)
+
+    def _unit_slices(self, service: str) -> list[Item]:
+        """Return the slices of the Service with key `service` that a client may see, but for those of other names."""
+        if self._slices is None:
+            return []
+        codec, objects = self._slices.key.codec, self._slices.objects
+        found = [objects[key] for key, owner in self._service_of.items() if owner == service]
+        labelled = [(item, codec.labels(item)) for item in found]
+        units = self._node.units
+        return [item for item, x in labelled if ALIASES not in x and unit_slice_labels(x, units) is not None]
+
+    def _make_endpoints(self, service: Item, labels: dict[str, str], slices: list[Item], rv: int) -> Item | None:
+        try:
+            return make_endpoints(self.key.codec, service, labels, slices, rv)
+        except ProtobufError as error:
+            # I1: what cannot be read is not shown.
+            _log.error("Endpoints of %s: %s", service.key, error)
+            return None
 
     def _remember(self, key: str, item: Item) -> None:
         self.items[key] = item
@@ -319,18 +420,16 @@ class View:
         """Return what a DELETED event shows: the API server's last state, where that is of the same kind as `old`."""
         if deleted is None:
             return old
-        if self.key.identity:
+        if not self.key.guarded:
             return deleted
         if isinstance(old, _GridItem):
-            return self._shown(deleted) or old
+            return old if self.key.resource is ENDPOINTS else self._shown(deleted) or old
         return old if of_grid(self.key.codec.labels(deleted)) else deleted
 
     # The log.
     def _append(self, event_type: str, key: str, item: Item) -> None:
         grid = isinstance(item, _GridItem)
-        if grid:
-            self._grid_told = max(self._grid_told, item.rv)
-        if event_type == "DELETED" and grid and self.key.resource is ENDPOINTSLICES:
+        if event_type == "DELETED" and grid and self.key.resource is not SERVICES:
             # By the time it is read, these may be another unit's endpoints; no consumer needs them to delete.
             item = self.key.codec.without_endpoints(item)
         data = self.key.codec.render_event(self.key.resource, event_type, item)
@@ -378,12 +477,11 @@ class View:
         Where that stands for a place in the log that is forgotten, it is the next one: a client could never resume
         from one that is 410, and would list for ever.
         """
-        sources = (self._plain, self._grid)
-        return max(self._rv, self._lost_rv + 1, *(source.rv for source in sources if source is not None))
+        return max(self._rv, self._lost_rv + 1, *(source.rv for source in self._sources()))
 
     def expose_rv(self) -> int:
         """Return the resourceVersion of the present state, to be told to a client that has that state."""
-        if not self.key.identity:
+        if self.key.guarded:
             return self._places + self.end
         self._rv = self.rv
         self._mark(self._rv)
@@ -394,7 +492,7 @@ class View:
         if rv < PLACES:
             return self._marks.get(rv)
         place = rv - self._places
-        return place if self._log_start <= place <= self.end and not self.key.identity else None
+        return place if self._log_start <= place <= self.end and self.key.guarded else None
 
     def read(self, position: int) -> list[bytes]:
         """Return the rendered events since `position`, which is in the log, up to `end`.
@@ -430,10 +528,10 @@ class View:
         self._waiters.append(waiter)
         await waiter
 
-    async def wait_ready(self, timeout: float, hopeless: Callable[[], bool]) -> bool:
-        """Wait at most `timeout` seconds for the first complete state; a refusal or no hope for it end the wait."""
+    async def wait_ready(self, hopeless: Callable[[], bool]) -> bool:
+        """Wait for the first complete state, but not for long; a refusal or no hope for it end the wait."""
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(READY_TIMEOUT):
                 while not self.ready and self.refusal is None and not hopeless():
                     await self.changed()
         except TimeoutError:
@@ -443,7 +541,7 @@ class View:
     @property
     def refusal(self) -> Refused | None:
         """Return why the API server does not answer what the client asks for."""
-        return self._plain.refusal if not self._plain.synced else None
+        return self._plain.refusal if self._plain is not None and not self._plain.synced else None
 
     # Lists.
     def sorted_items(self) -> list[Item]:

@@ -113,7 +113,7 @@ class Codec(Protocol):
         ...
 
     def without_endpoints(self, item: Item) -> Item:
-        """Return an EndpointSlice with no endpoint in it."""
+        """Return an EndpointSlice or Endpoints with no endpoint in it."""
         ...
 
     def render_object(self, resource: Resource, item: Item) -> bytes:
@@ -155,7 +155,8 @@ def _resource_version(text: str) -> int:
     return int(text)
 
 
-def _dump(value: Any) -> bytes:
+def dump(value: Any) -> bytes:
+    """Return compact JSON."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -206,7 +207,7 @@ class JsonCodec:
         key = _key(_text(meta.get("namespace")), _text(meta.get("name")))
         rv = _resource_version(_text(meta.get("resourceVersion")))
         try:
-            return Item(key, rv, _dump(body))
+            return Item(key, rv, dump(body))
         except (ValueError, RecursionError) as error:
             raise CodecError(f"cannot be written as JSON: {error}") from error
 
@@ -261,7 +262,7 @@ class JsonCodec:
         """Return the item with `labels` instead of its own."""
         body = _load(item.raw)
         body["metadata"] = {**_dict(body.get("metadata")), "labels": dict(sorted(labels.items()))}
-        return Item(item.key, item.rv, _dump(body))
+        return Item(item.key, item.rv, dump(body))
 
     def annotation(self, item: Item, name: str) -> str:
         """Return an annotation's value, empty where the item does not have it."""
@@ -270,13 +271,17 @@ class JsonCodec:
     def with_patch(self, item: Item, patch: ServicePatch, rv: int) -> Item:
         """Return a Service with what is different of it in a site, and its resourceVersion. Raises `CodecError`."""
         try:
-            return Item(item.key, rv, _dump(patch_json(_load(item.raw), patch, rv)))
+            return Item(item.key, rv, dump(patch_json(_load(item.raw), patch, rv)))
         except ValueError as error:
             raise CodecError(str(error)) from error
 
     def without_endpoints(self, item: Item) -> Item:
-        """Return an EndpointSlice with no endpoint in it."""
-        return Item(item.key, item.rv, _dump({**_load(item.raw), "endpoints": None}))
+        """Return an EndpointSlice or Endpoints with no endpoint in it."""
+        body = _load(item.raw)
+        if "endpoints" in body:
+            body["endpoints"] = None
+        body.pop("subsets", None)
+        return Item(item.key, item.rv, dump(body))
 
     def _typed(self, resource: Resource, raw: bytes) -> bytes:
         rest = b"}" if raw == b"{}" else b"," + raw[1:]
@@ -321,7 +326,7 @@ class JsonCodec:
             resource.kind.encode(),
             resource.api_version.encode(),
         )
-        return head + _dump(meta) + b',"items":[' + b",".join(item.raw for item in items) + b"]}\n"
+        return head + dump(meta) + b',"items":[' + b",".join(item.raw for item in items) + b"]}\n"
 
 
 class ProtobufCodec:
@@ -411,7 +416,7 @@ class ProtobufCodec:
             raise CodecError(str(error)) from error
 
     def without_endpoints(self, item: Item) -> Item:
-        """Return an EndpointSlice with no endpoint in it (discovery/v1 EndpointSlice.endpoints = 2)."""
+        """Return an EndpointSlice or Endpoints with no endpoint in it (endpoints and subsets are both field 2)."""
         return Item(item.key, item.rv, protobuf.without_field(item.raw, 2))
 
     def render_object(self, resource: Resource, item: Item) -> bytes:

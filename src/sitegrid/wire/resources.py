@@ -54,6 +54,7 @@ SERVICES: Final = Resource(
     _META | {"spec.clusterIP", "spec.type"},
     b',"spec":{},"status":{"loadBalancer":{}}',
 )
+ENDPOINTS: Final = Resource("", "v1", "endpoints", "Endpoints", True, _META, b"")
 NODES: Final = Resource("", "v1", "nodes", "Node", False, frozenset({"metadata.name"}), b"")
 
 # What else the agent can answer from memory.

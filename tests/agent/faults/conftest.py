@@ -15,7 +15,7 @@ import json
 import re
 import selectors
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import parse_qs, urlencode
@@ -34,10 +34,12 @@ from sitegrid.wire.selectors import LabelSelector
 SLICES: Final = "/apis/discovery.k8s.io/v1/endpointslices"
 SERVICES: Final = "/api/v1/services"
 NODES: Final = "/api/v1/nodes"
+ENDPOINTS: Final = "/api/v1/endpoints"
 KINDS: Final = {
     SLICES: ("EndpointSlice", "discovery.k8s.io/v1"),
     SERVICES: ("Service", "v1"),
     NODES: ("Node", "v1"),
+    ENDPOINTS: ("Endpoints", "v1"),
 }
 UNITS: Final = {"zone.u1": 1, "zone.u2": 2, "zone.u3": 3, "rack.r1": 4}
 """Unit ids and the second byte of their endpoints' addresses."""
@@ -108,7 +110,9 @@ class Obj:
 
     def seen(self) -> tuple[Any, ...]:
         """Return what is compared between a client's store and the truth."""
-        return self.namespace, self.name, self.rv, tuple(sorted(self.labels.items())), self.address
+        # What the agent makes has versions of its own.
+        rv = 0 if self.path == ENDPOINTS else self.rv
+        return self.namespace, self.name, rv, tuple(sorted(self.labels.items())), self.address
 
     def to_json(self) -> dict[str, Any]:
         """Return the object as the API server writes it."""
@@ -119,8 +123,11 @@ class Obj:
         body: dict[str, Any] = {"kind": kind, "apiVersion": version, "metadata": meta}
         if self.path == SLICES:
             body |= {"addressType": "IPv4", "endpoints": [{"addresses": [self.address]}] if self.address else None}
+            body["ports"] = [{"port": 80}]
         elif self.path == SERVICES:
-            body["spec"] = {"clusterIP": "10.9.255.1", "type": "ClusterIP"}
+            body["spec"] = {"clusterIP": "10.9.255.1", "type": "ClusterIP", "selector": {"a": "b"}}
+        elif self.path == ENDPOINTS:
+            body["subsets"] = [{"addresses": [{"ip": self.address}], "ports": [{"port": 80}]}]
         return body
 
     def to_protobuf(self) -> bytes:
@@ -131,8 +138,12 @@ class Obj:
         message = _blob(1, meta)
         if self.path == SLICES:
             message += (_blob(2, _blob(1, self.address)) if self.address else b"") + _blob(4, "IPv4")
+            message += _blob(3, b"\x18\x50")
         elif self.path == SERVICES:
-            message += _blob(2, _blob(3, "10.9.255.1") + _blob(4, "ClusterIP"))
+            selector = _blob(2, _blob(1, "a") + _blob(2, "b"))
+            message += _blob(2, selector + _blob(3, "10.9.255.1") + _blob(4, "ClusterIP"))
+        elif self.path == ENDPOINTS:
+            message += _blob(2, _blob(1, _blob(1, self.address)) + _blob(3, b"\x10\x50"))
         return message
 
 
@@ -535,6 +546,8 @@ CLIENTS: Final = (
     # Two programs that ask for the same, as two processes of one kind: what one was told says nothing of the other.
     Asks(SLICES, "", lambda labels: True),
     Asks(SERVICES, f"!{_PROXY_NAME}", lambda x: _PROXY_NAME not in x, binary=True),
+    Asks(ENDPOINTS, "", lambda labels: True),
+    Asks(ENDPOINTS, "!a", lambda labels: True, binary=True, namespace="a"),
 )
 
 
@@ -692,13 +705,14 @@ def _upsert(store: dict[Key, Obj], event: Event) -> None:
 def _from_json(path: str, body: dict[str, Any]) -> Obj:
     meta = body["metadata"]
     addresses = [a for endpoint in body.get("endpoints") or [] for a in endpoint["addresses"]]
+    addresses += [a["ip"] for subset in body.get("subsets") or [] for a in subset["addresses"]]
     labels = meta.get("labels") or {}
     return Obj(
         path,
         meta.get("namespace", ""),
         meta.get("name", ""),
         labels,
-        "".join(addresses),
+        ",".join(addresses),
         int(meta["resourceVersion"]),
     )
 
@@ -717,6 +731,8 @@ def _from_protobuf(path: str, message: bytes) -> tuple[Obj, bool]:
                     end = True
         elif number == 2 and path == SLICES:
             address += dict(_blobs(value))[1].decode()
+        elif number == 2 and path == ENDPOINTS:
+            address = ",".join(dict(_blobs(a))[1].decode() for number, a in _blobs(value) if number == 1)
     return Obj(path, names[3], names[1], labels, address, int(names[6])), end
 
 
@@ -766,6 +782,10 @@ class MemoryDisk:
 
     def __init__(self) -> None:
         self._kept: dict[SourceKey, Stored] = {}
+
+    def identity(self, authorization: str) -> str:
+        """Return the name of the only client there is."""
+        return "anybody"
 
     def load(self, key: SourceKey) -> Stored | None:
         """Return what was kept of a source."""
@@ -865,12 +885,37 @@ class Simulation:
     def right(self, asks: Asks, units: set[str] | None = None) -> dict[Key, Obj]:
         """Return what a client should have in the end."""
         own = self.units() if units is None else units
-        shown = (_shown(obj, own) for obj in self.network.objects[asks.path].values())
+        if asks.path == ENDPOINTS:
+            shown = self._endpoints(own)
+        else:
+            shown = (_shown(obj, own) for obj in self.network.objects[asks.path].values())
         return {
             obj.key: obj
             for obj in shown
             if obj is not None and asks.namespace in ("", obj.namespace) and asks.selects(obj.labels)
         }
+
+    def _endpoints(self, units: set[str]) -> Generator[Obj | None, None, None]:
+        """Yield the Endpoints that clients should see: those of no grid, and those made of the units' slices."""
+        services = {
+            key: service
+            for key, service in self.network.objects[SERVICES].items()
+            if "tkeedge.io/grid-uniq-key" in service.labels
+        }
+        for key, obj in self.network.objects[ENDPOINTS].items():
+            if key not in services and "tkeedge.io/grid-uniq-key" not in obj.labels:
+                yield obj
+        for (namespace, name), service in services.items():
+            if (seen := _shown(service, units)) is not None:
+                labels = {**seen.labels, "endpoints.kubernetes.io/managed-by": "endpoint-controller"}
+                found = {
+                    slice_.address
+                    for slice_ in self.network.objects[SLICES].values()
+                    if slice_.labels.get("tkeedge.io/service-name") == name
+                    and slice_.namespace == namespace
+                    and _shown(slice_, units) is not None
+                }
+                yield Obj(ENDPOINTS, namespace, name, labels, ",".join(sorted(found)))
 
     def check_exact(self, client: Client, event: Event) -> None:
         """An event of what did not change, or of another type than the client's store wants, is not exact."""
@@ -878,10 +923,17 @@ class Simulation:
         if event.type != "DELETED":
             wanted = "MODIFIED" if key in client.store else "ADDED"
             self.check(event.type == wanted, f"{event.type} of {key} should be {wanted}")
+        if client.asks.path == ENDPOINTS and self._made_anew():
+            return
         obj = self.network.objects[client.asks.path].get(key)
         if obj is not None and obj.rv <= self.rest_rv:
             stayed = all(key in self.right(client.asks, units) for units in self.units_since_rest)
             self.check(not stayed, f"{event.type} of {key}, which stayed as it was")
+
+    def _made_anew(self) -> bool:
+        """Tell whether anything has changed since the last rest of which Endpoints are made."""
+        written = any(rv > self.rest_rv and path in (SLICES, SERVICES) for rv, path, _, _ in self.network.history)
+        return written or any(units != self.units_since_rest[0] for units in self.units_since_rest)
 
     def relabelled(self) -> None:
         """Note that the node's units may have changed."""
@@ -957,6 +1009,6 @@ def simulation() -> Any:
 
     class Words:
         make, client_connection, obj = Simulation, ClientConnection, Obj
-        slices, services, nodes, units = SLICES, SERVICES, NODES, UNITS
+        slices, services, nodes, endpoints, units = SLICES, SERVICES, NODES, ENDPOINTS, UNITS
 
     return Words

@@ -82,3 +82,25 @@ def test_a_client_does_not_resume_from_what_its_twin_was_told(site: Any, simulat
         client.connect()
         site.loop.advance(1)
     site.rest()
+
+
+def test_endpoints_are_made_without_the_api_server(site: Any, simulation: Any) -> None:
+    """An agent that starts offline lists them from its disk, and answers a GET of one; of others it says 503."""
+    network, client = site.network, site.clients[7]
+    network.put(simulation.obj(simulation.services, "a", "web", GRID))
+    _put_unit_slice(site, simulation, "web-rack.r1", "rack.r1", "10.4.0.1")
+    network.put(simulation.obj(simulation.endpoints, "a", "plain", {}, "10.9.0.1"))
+    site.rest()
+    site.stop_agent()
+    network.refusing = True
+    site.start_agent(site.disk)
+    client.restart(streaming=False)
+    client.connect()
+    site.loop.advance(1)
+    assert {obj.name: obj.address for obj in client.store.values()} == {"web": "10.4.0.1", "plain": "10.9.0.1"}
+    for name, status in (("web", 200), ("plain", 200), ("other", 503)):
+        connection = simulation.client_connection(None, single=True)
+        site.send(f"/api/v1/namespaces/a/endpoints/{name}", connection)
+        site.step()
+        assert connection.status == status
+    site.rest()

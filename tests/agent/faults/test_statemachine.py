@@ -27,7 +27,7 @@ NAMESPACES = st.sampled_from(["a", "b"])
 NODE_LABELS = st.sampled_from(
     [{"zone": "u1"}, {"zone": "u2"}, {"zone": "u1", "rack": "r1"}, {"zone": "u3", "rack": "r1"}, {"zone": ""}, {}]
 )
-CLIENT = st.integers(min_value=0, max_value=6)
+CLIENT = st.integers(min_value=0, max_value=8)
 COUNT = st.integers(min_value=0, max_value=3)
 GRID = {"tkeedge.io/grid-uniq-key": "zone", "service.kubernetes.io/service-proxy-name": "sitegrid"}
 
@@ -120,7 +120,14 @@ def _machine(words: Any) -> type[RuleBasedStateMachine]:
             self.network.put(words.obj(words.services, namespace, name, labels))
             self.site.step()
 
-        @rule(data=st.data(), path=st.sampled_from([words.slices, words.slices, words.services]))
+        @rule(namespace=NAMESPACES, name=NAMES, grid=st.booleans())
+        def put_endpoints(self, namespace: str, name: str, grid: bool) -> None:
+            """Kubernetes writes Endpoints: a grid Service's have every unit's addresses."""
+            labels, second = (GRID, 66) if grid else ({}, 9)
+            self.network.put(words.obj(words.endpoints, namespace, name, labels, self._address(second)))
+            self.site.step()
+
+        @rule(data=st.data(), path=st.sampled_from([words.slices, words.slices, words.services, words.endpoints]))
         def delete(self, data: st.DataObject, path: str) -> None:
             """Something is deleted."""
             if keys := sorted(self.network.objects[path]):
@@ -271,6 +278,13 @@ def _machine(words: Any) -> type[RuleBasedStateMachine]:
                 target = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices/{name}"
                 self.site.send(target, words.client_connection(None, single=True), binary=binary)
                 self.site.step()
+
+        @rule(namespace=NAMESPACES, name=NAMES, binary=st.booleans())
+        def get_endpoints(self, namespace: str, name: str, binary: bool) -> None:
+            """A client asks for the Endpoints of one Service."""
+            target = f"/api/v1/namespaces/{namespace}/endpoints/{name}"
+            self.site.send(target, words.client_connection(None, single=True), binary=binary)
+            self.site.step()
 
         @rule()
         def rest(self) -> None:

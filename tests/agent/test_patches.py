@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sitegrid.agent.patches import PatchedServices, Patches
@@ -211,6 +211,13 @@ _STEPS = st.lists(
 
 
 @given(_STEPS)
+@example(
+    [
+        ("slice", "a", "zone.u2", '{"externalIPs":["10.1.1.1"]}', "zone"),
+        ("service",),
+        ("units", frozenset({"zone.u2"})),
+    ]
+)
 def test_whatever_happens_the_one_patch_is_shown_and_versions_rise(steps: list[Any]) -> None:
     """The Service is shown with the one patch that is for its key and the node's unit, with two or none as it is.
 

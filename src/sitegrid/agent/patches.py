@@ -185,8 +185,9 @@ class PatchedServices:
         rv = max(item.rv, found.rv)
         if told is not None and told[:2] == (item.rv, found.text):
             rv = told.rv
-        elif told is not None and rv <= told.rv:
-            rv = max(told.rv + 1, self._patches.rv)
+        elif rv <= (shown := item.rv if told is None else told.rv) and (told is not None or found.patch):
+            # It was shown under that version without this patch, or may have been: the node's units have changed.
+            rv = max(shown + 1, self._patches.rv)
         self._told[item.key] = _Told(item.rv, found.text, rv)
         if rv == item.rv and not found.patch:
             del self._told[item.key]  # the Service's own version has overtaken all that was shown

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct, field
 
 from sitegrid.api.grids import GridUniqKey, template_field
 from sitegrid.api.meta import ObjectMeta
-from sitegrid.api.nodeunits import MAX_LISTED, MAX_MEMBERS, LabelSelectorRequirement
+from sitegrid.api.nodeunits import MAX_LISTED, MAX_MEMBERS
 from sitegrid.api.servicegrids import ServiceGrid, ServiceGridSpec
 from sitegrid.api.status import Condition, GridStatus, ServiceGridStatus
 from sitegrid.api.workloads import DeploymentGrid, DeploymentGridSpec, StatefulSetGrid, StatefulSetGridSpec
@@ -31,6 +31,8 @@ OPTIONAL_API: Final = f"{GROUP}/optional-api"
 GRID_SELECTOR: Final = f"{SUPEREDGE}/grid-selector"
 """Label of all that SuperEdge's controller made: the name of the grid."""
 GRID_UNIQ_KEY: Final = f"{SUPEREDGE}/grid-uniq-key"
+MEMBER_OF_GROUP: Final = f"nodegroups.{SUPEREDGE}"
+"""Value of the label that SuperEdge puts on a NodeGroup's NodeUnits; its key is the NodeGroup's name."""
 MEMBER_OF_UNIT: Final = f"nodeunits.{SUPEREDGE}"
 """Value of the label that SuperEdge puts on a NodeUnit's nodes; its key is the NodeUnit's name."""
 
@@ -124,13 +126,21 @@ class SuperEdgeServiceGrid(ServiceGrid, rename="camel"):
 _Value = Annotated[str, Meta(description="The value.")]
 
 
+class Requirement(Struct, rename="camel", frozen=True):
+    """One requirement of a label selector; an odd operator is reported, not refused."""
+
+    key: Annotated[str, Meta(description="The label key that the requirement is about.")] = ""
+    operator: Annotated[str, Meta(description="In, NotIn, Exists or DoesNotExist.")] = ""
+    values: Annotated[list[_Value], Meta(description="The values, for In and NotIn.")] = field(default_factory=list)
+
+
 class Selector(Struct, rename="camel", frozen=True):
     """A label selector, and annotations, which SuperEdge declares and never reads."""
 
     match_labels: Annotated[dict[str, _Value], Meta(description="Labels that must have exactly these values.")] = (
         field(default_factory=dict)
     )
-    match_expressions: Annotated[list[LabelSelectorRequirement], Meta(description="Further requirements.")] = field(
+    match_expressions: Annotated[list[Requirement], Meta(description="Further requirements.")] = field(
         default_factory=list
     )
     annotations: Annotated[

@@ -19,6 +19,7 @@ import msgspec
 from sitegrid.api.meta import ObjectMeta
 from sitegrid.api.nodeunits import NodeGroup, NodeUnit
 from sitegrid.api.servicegrids import ServiceGrid
+from sitegrid.api.superedge import SiteNodeGroup, SiteNodeUnit
 from sitegrid.api.workloads import WorkloadGrid
 from sitegrid.controller.optional import Optional
 from sitegrid.controller.reaches import NodeReaches
@@ -26,6 +27,8 @@ from sitegrid.controller.resources import (
     NODEGROUPS,
     NODEUNITS,
     SERVICEGRIDS,
+    SITE_NODEGROUPS,
+    SITE_NODEUNITS,
     child_resource,
     grid_resource,
     service_grid_resource,
@@ -137,6 +140,8 @@ class Cluster:
             Store(), {KEY: _unique_key, UNIT_OF_KEY: _unit_of_key, NAMED_NODE: _named_nodes}, clock=clock
         )
         self.node_groups: Written[NodeGroup] = Written(Store(), {KEY: _unique_key}, clock=clock)
+        self.site_units: Written[SiteNodeUnit] = Written(Store(), clock=clock)
+        self.site_groups: Written[SiteNodeGroup] = Written(Store(), clock=clock)
         self.units = KnownUnits(self.nodes, self.node_units.store)
         self.reaches = NodeReaches(self.nodes, now=now)
         self.children: dict[ObjectKind, Written[Workload]] = {
@@ -193,6 +198,8 @@ class Cluster:
             self._reflectors.append(
                 Reflector(client, resource, companions.store, object_type=Companion, label_selector=GRID)
             )
+        self.optional.add(SITE_NODEUNITS, self.site_units.store, SiteNodeUnit)
+        self.optional.add(SITE_NODEGROUPS, self.site_groups.store, SiteNodeGroup)
         self._reflectors.append(self.optional.reflect(client))
         return self._reflectors
 

@@ -26,6 +26,7 @@ from sitegrid.controller.nodeunits import NodeUnits
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey, UnitKey
 from sitegrid.controller.reporter import Recorder, Reporter
 from sitegrid.controller.services import Services
+from sitegrid.controller.sites import SITES, SitePasses
 from sitegrid.controller.slices import Slices
 from sitegrid.controller.statuses import Statuses
 from sitegrid.controller.triggers import Triggers
@@ -83,6 +84,7 @@ class Manager:
         unit_statuses = Statuses(unit_writer, interval=UNIT_INTERVAL)
         self._node_units = NodeUnits(cluster, unit_writer, unit_statuses, reporter, self._memberships)
         self._unit_triggers = UnitTriggers(cluster, self._memberships)
+        self._sites = SitePasses(cluster, unit_writer)
 
     async def lead(self) -> None:
         """Work until cancelled."""
@@ -94,6 +96,8 @@ class Manager:
         self._triggers.queues = queues
         self._triggers.add_all()
         self._unit_triggers.start(queues.units)
+        self._sites.queue = queues.units
+        self._sites.add()
         log.info("working: %d workload grids, %d ServiceGrids, %d nodes", *self._cluster.counts())
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -107,9 +111,11 @@ class Manager:
                     await asyncio.sleep(RESYNC)
                     self._triggers.add_all()
                     self._unit_triggers.add_all()
+                    self._sites.add()
         finally:
             self._triggers.queues = None
             self._unit_triggers.stop()
+            self._sites.queue = None
             queues.shut_down()
 
     async def _grid(self, key: GridKey) -> float | None:
@@ -124,6 +130,8 @@ class Manager:
     async def _unit(self, key: UnitKey) -> float | None:
         if key.kind == NODE:
             return await self._memberships.reconcile(key.name)
+        if key.kind == SITES:
+            return await self._sites.reconcile()
         if key.kind == NodeUnit.KIND:
             return await self._node_units.unit(key.unique_key, key.name)
         return await self._node_units.group(key.unique_key)

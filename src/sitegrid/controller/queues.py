@@ -27,7 +27,7 @@ class ServiceKey(NamedTuple):
 
 
 class UnitKey(NamedTuple):
-    """One Node as a member, one NodeUnit (by its unit, whatever its name), or the NodeGroup of a unique key."""
+    """One Node as a member, one NodeUnit (by its unit, whatever its name), a key's NodeGroup, or SuperEdge's, all."""
 
     kind: str
     unique_key: str

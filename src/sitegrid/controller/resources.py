@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sitegrid.api.grids import VERSION
+from sitegrid.api.superedge import SITE, SITE_VERSIONS
 from sitegrid.grid.kinds import COMPANION_KINDS, SERVICE, WORKLOAD_KINDS, ObjectKind, ServiceKind, WorkloadKind
 from sitegrid.kube.resources import Resource
 from sitegrid.wire.labels import GROUP
@@ -29,6 +30,9 @@ def child_resource(kind: ObjectKind) -> Resource:
 
 
 SERVICEGRIDS: Final = service_grid_resource(SERVICE)
+
+SITE_NODEUNITS: Final = Resource(SITE, SITE_VERSIONS[0], "nodeunits", "NodeUnit", False)
+SITE_NODEGROUPS: Final = Resource(SITE, SITE_VERSIONS[0], "nodegroups", "NodeGroup", False)
 
 _CHILDREN: Final = {
     kind: Resource(kind.group, kind.version, kind.plural, kind.kind, True)

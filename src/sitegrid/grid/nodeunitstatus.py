@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from sitegrid.api.meta import timestamp
 from sitegrid.api.nodeunits import (
@@ -102,6 +102,13 @@ def group_status(
         grid_count=len(grids),
         conditions=_conditions(states, group, now),
     )
+
+
+def conditions_of(
+    item: Any, nodes: int, ready: int, problems: Sequence[Problem], *, now: datetime
+) -> list[Condition]:
+    """Return the conditions of a declared object of whatever kind, of whose `nodes` so many are `ready`."""
+    return _conditions({READY: _ready(nodes, ready, problems), DEGRADED: _degraded(problems)}, item, now)
 
 
 def _unknown_nodes(names: Sequence[str]) -> Problem:

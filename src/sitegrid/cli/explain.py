@@ -61,17 +61,23 @@ def run(args: argparse.Namespace) -> int:
 
 def _grid_argument(text: str) -> tuple[WorkloadKind, str]:
     """Return kind and name of what ``[KIND/]NAME`` means; KIND is spelt in any way that kubectl takes."""
-    from sitegrid.api.schema import DEFINITIONS
-    from sitegrid.grid.kinds import WORKLOAD_KINDS
+    from sitegrid.api.schema import DEFINITIONS, SUPEREDGE_DEFINITIONS
+    from sitegrid.grid.kinds import WORKLOAD_KINDS, qualified
+    from sitegrid.wire.labels import GROUP
 
     word, _, name = text.rpartition("/")
     spellings = {
-        spelling: WORKLOAD_KINDS[item.kind]
-        for item in DEFINITIONS
-        if item.kind in WORKLOAD_KINDS
+        qualified(item.group, spelling): WORKLOAD_KINDS[qualified(item.group, item.kind)]
+        for item in (*DEFINITIONS, *SUPEREDGE_DEFINITIONS)
+        if qualified(item.group, item.kind) in WORKLOAD_KINDS
         for spelling in (item.kind.lower(), item.plural, item.short_name)
     }
-    kind = spellings.get((word or "dg").lower().partition(".")[0])
+    spellings |= {
+        item.short_name: spellings[qualified(item.group, item.short_name)]
+        for item in SUPEREDGE_DEFINITIONS
+        if qualified(item.group, item.kind) in WORKLOAD_KINDS
+    }
+    kind = spellings.get((word or "dg").lower().removesuffix(f".{GROUP}"))
     if kind is None or not name:
         raise CommandError(f"{text}: not [KIND/]NAME with a KIND of {', '.join(spellings)}")
     return kind, name
@@ -86,14 +92,15 @@ async def _explain(config: Any, kind: WorkloadKind, namespace: str, name: str, u
     async with Client(config) as client:
         grid = await _grid(client, kind, namespace, name)
         units = await _units(client, grid.spec.grid_uniq_key)
+        mark = await _mark(client, kind, namespace, Blueprint(kind, grid).child_name(unit))
     if unit not in units:
         known = ", ".join([*units][:20]) or "none"
         more = f" and {len(units) - 20} more" if len(units) > 20 else ""
         raise CommandError(f"{grid.spec.grid_uniq_key} has no unit {unit}; it has: {known}{more}")
-    explanation = explain(kind, grid, units[unit].unit)
+    explanation = explain(kind, grid, units[unit].unit, mark)
     if isinstance(explanation, Problem):
         raise CommandError(f"unit {unit} can have no child: {explanation.reason}: {explanation.message}")
-    notes = []
+    notes = ["this child was taken over from SuperEdge and keeps its shape"] if mark else []
     chosen = Blueprint(kind, grid).choose(units)
     if isinstance(chosen, Problem):
         notes.append(chosen.message)
@@ -118,6 +125,21 @@ async def _grid(client: Client, kind: WorkloadKind, namespace: str, name: str) -
             raise CommandError(f"there is no {kind.grid_kind} {namespace}/{name}: {error.message}") from error
         raise
     return msgspec.convert(found, kind.grid_type)
+
+
+async def _mark(client: Client, kind: WorkloadKind, namespace: str, name: str) -> str:
+    """Return the mark of a child that was taken over from SuperEdge, empty for all others."""
+    from sitegrid.controller.resources import child_resource
+    from sitegrid.grid.adoption import ADOPTED
+    from sitegrid.kube.errors import ApiError
+
+    try:
+        found = await client.get(child_resource(kind.child), name, namespace)
+    except ApiError as error:
+        if not error.not_found:
+            raise
+        return ""
+    return str((found["metadata"].get("annotations") or {}).get(ADOPTED, ""))
 
 
 async def _units(client: Client, key: str) -> Units:

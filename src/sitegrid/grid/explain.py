@@ -46,9 +46,12 @@ class Explanation:
     child: Mapping[str, Any]
 
 
-def explain(kind: WorkloadKind, grid: WorkloadGrid, unit: Unit) -> Explanation | Problem:
-    """Return what the child of `grid` for `unit` is to be and why, or why there can be none."""
-    made = wanted_child(kind, grid, unit, [override_of(item) for item in grid.spec.overrides])
+def explain(kind: WorkloadKind, grid: WorkloadGrid, unit: Unit, adopted: str = "") -> Explanation | Problem:
+    """Return what the child of `grid` for `unit` is to be and why, or why there can be none.
+
+    `adopted` is the mark of a child that was taken over (see `adoption`).
+    """
+    made = wanted_child(kind, grid, unit, [override_of(item) for item in grid.spec.overrides], adopted)
     if isinstance(made, Problem):
         return made
     found = [*_substituted(kind, made, unit), *_overridden(made), *_own(kind, made)]

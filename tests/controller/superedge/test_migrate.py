@@ -311,6 +311,19 @@ def test_template_edits_roll_as_usual(era: Era, wait_for: Callable[..., None]) -
     }
 
 
+def test_explain_shows_the_shape_that_is_kept(era: Era, capsys: pytest.CaptureFixture[str]) -> None:
+    """`sitegrid explain` prints what the controller wants of a child that was taken over, and says that it was."""
+    era.begin()
+    era.migrate("--apply")
+    era.wait_taken()
+    options = ["--kubeconfig", str(era.plane.kubeconfig("admin")), "-n", era.world.namespace]
+    for grid in ("sedg/web", "deploymentgrid.superedge.io/web"):
+        assert main(["explain", grid, "hz", *options]) == 0
+        text = capsys.readouterr().out
+        assert "# this child was taken over from SuperEdge and keeps its shape" in text
+        assert "tolerations" not in text
+
+
 def test_what_would_restart_is_left_unless_allowed(era: Era) -> None:
     """A child that is not as its grid says is named with the fields, and taken over only on request."""
     era.begin(template=era._spec("web", "Deployment", image="echo:1.0")["template"])

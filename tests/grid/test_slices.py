@@ -22,9 +22,11 @@ from sitegrid.grid.observed import (
 )
 from sitegrid.grid.slices import (
     MAX_ENDPOINTS,
+    is_patch_slice,
     is_source,
     is_unit_slice,
     manifest,
+    patch_slice,
     unchanged,
     wanted_slices,
 )
@@ -235,3 +237,17 @@ def test_added_label_is_left() -> None:
     observed: EndpointSlice = msgspec.json.decode(msgspec.json.encode(manifest(item)), type=EndpointSlice)
     observed.metadata.labels["theirs"] = "1"
     assert unchanged(item, observed)
+
+
+def test_patch_slice_is_of_its_unit_and_holds_no_endpoint() -> None:
+    """The agent's selection finds it; it has a name of its own, and another text is a difference."""
+    item, other = patch_slice(SERVICE, "zone", "one", "{}"), patch_slice(SERVICE, "zone", "one", '{"a":1}')
+    (unit,) = _wanted(_source([_endpoint("10.0.0.1", "n1")]))
+    assert is_patch_slice(item)
+    assert not is_patch_slice(unit)
+    assert item.metadata.name == other.metadata.name != unit.metadata.name
+    assert item.metadata.labels.items() > unit.metadata.labels.items()
+    assert (item.endpoints, item.ports) == ([], [])
+    observed: EndpointSlice = msgspec.json.decode(msgspec.json.encode(manifest(item)), type=EndpointSlice)
+    assert unchanged(item, observed)
+    assert not unchanged(other, observed)

@@ -53,6 +53,70 @@ class Fallback(Struct, rename="camel", frozen=True, omit_defaults=True, kw_only=
     ]
 
 
+MAX_OVERRIDES: Final = 1000
+MAX_EXTERNAL_IPS: Final = 64
+MAX_ANNOTATIONS: Final = 64
+MAX_NODE_PORTS: Final = 64
+
+
+class ServicePatch(Struct, rename="camel", frozen=True, omit_defaults=True, kw_only=True):
+    """What the Service of a unit may have different: nothing else, since it is one Service for all units."""
+
+    external_ips: Annotated[
+        Annotated[
+            list[Annotated[str, Meta(description="An address of the site.", max_length=253)]],
+            Meta(max_length=MAX_EXTERNAL_IPS, extra_json_schema={"x-kubernetes-list-type": "atomic"}),
+        ]
+        | None,
+        Meta(
+            description=(
+                "Addresses outside the cluster that the unit's nodes take requests for, instead of the template's; "
+                "none where empty."
+            )
+        ),
+    ] = field(name="externalIPs", default=None)
+    annotations: Annotated[
+        dict[str, Annotated[str, Meta(description="The value.", max_length=4096)]],
+        Meta(
+            description="Annotations of the Service as the unit's nodes see it, besides those that it has.",
+            extra_json_schema={"maxProperties": MAX_ANNOTATIONS},
+        ),
+    ] = field(default_factory=dict)
+    node_ports: Annotated[
+        dict[str, Annotated[int, Meta(description="The node port.", ge=1, le=65535)]],
+        Meta(
+            description="Node ports on the unit's nodes, by the name or number of the Service's port.",
+            extra_json_schema={"maxProperties": MAX_NODE_PORTS},
+        ),
+    ] = field(default_factory=dict)
+
+
+class ServiceOverride(Struct, rename="camel", frozen=True, omit_defaults=True, kw_only=True):
+    """What is different in some units."""
+
+    name: Annotated[
+        str, Meta(description="What the override is called in messages and by `sitegrid explain`.", max_length=253)
+    ] = ""
+    units: Annotated[UnitMatcher, Meta(description="The units it is for.", extra_json_schema=MATCHER_RULES)]
+    patch: Annotated[
+        ServicePatch,
+        Meta(
+            description="What is different there. $(unit.name), $(unit.key) and $(unit.values.NAME) are replaced.",
+            extra_json_schema={
+                "x-kubernetes-validations": [
+                    {
+                        "rule": "has(self.externalIPs) || has(self.annotations) || has(self.nodePorts)",
+                        "message": (
+                            "a ServiceGrid's patch may have externalIPs, annotations and nodePorts, and has none of "
+                            "them: all else is the same for all units and belongs into the template"
+                        ),
+                    }
+                ]
+            },
+        ),
+    ]
+
+
 class ServiceGridSpec(Struct, rename="camel", frozen=True):
     """The Service that all units share, each unit seeing only its own endpoints."""
 
@@ -79,6 +143,14 @@ class ServiceGridSpec(Struct, rename="camel", frozen=True):
             },
         ),
     ] = ""
+    overrides: Annotated[
+        list[ServiceOverride],
+        Meta(
+            description="What is different in some units, in this order: of several for a unit the last one wins.",
+            max_length=MAX_OVERRIDES,
+            extra_json_schema={"x-kubernetes-list-type": "atomic"},
+        ),
+    ] = field(default_factory=list)
     fallback: Annotated[
         list[Fallback],
         Meta(

@@ -26,6 +26,7 @@ from sitegrid.controller.nodeunits import NodeUnits
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey, UnitKey
 from sitegrid.controller.reporter import Recorder, Reporter
 from sitegrid.controller.services import Services
+from sitegrid.controller.sitepatches import SitePatches
 from sitegrid.controller.sites import SITES, SitePasses
 from sitegrid.controller.slices import Slices
 from sitegrid.controller.statuses import Statuses
@@ -73,12 +74,14 @@ class Manager:
         fallbacks = FallbackStates()
         fallbacks.listener = self._triggers.grid
         metrics.watch_fallbacks(fallbacks.total)
+        patches = SitePatches(cluster, api)
+        patches.listener = self._triggers.slices
         self._services = {
-            name: Services(kind, cluster, writer, statuses, reporter, fallbacks)
+            name: Services(kind, cluster, writer, statuses, reporter, fallbacks, patches)
             for name, kind in SERVICE_KINDS.items()
         }
         # Writes of slices have their own share, so that they never wait behind a rollout's.
-        self._slices = Slices(cluster, Writer(api, metrics, parallel=SLICE_WRITES), fallbacks)
+        self._slices = Slices(cluster, Writer(api, metrics, parallel=SLICE_WRITES), fallbacks, patches)
         unit_writer = Writer(api, metrics, parallel=UNIT_WORKERS)
         self._memberships = Memberships(cluster, unit_writer)
         unit_statuses = Statuses(unit_writer, interval=UNIT_INTERVAL)

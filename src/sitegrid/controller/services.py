@@ -21,6 +21,7 @@ from sitegrid.controller.queues import GridKey, ServiceKey
 from sitegrid.controller.reporter import Reporter, refused_change
 from sitegrid.controller.resources import service_grid_resource
 from sitegrid.controller.retries import Retries
+from sitegrid.controller.sitepatches import FRESH, SitePatches
 from sitegrid.controller.statuses import Statuses
 from sitegrid.controller.writer import Writer
 from sitegrid.grid.applied import Verdicts, annotated, applied_hash
@@ -28,6 +29,7 @@ from sitegrid.grid.kinds import ServiceKind
 from sitegrid.grid.observed import Service
 from sitegrid.grid.problem import Problem, name_conflict
 from sitegrid.grid.service import wanted_service
+from sitegrid.grid.servicepatches import wants_node_ports
 from sitegrid.grid.status import listed, service_status
 from sitegrid.kube.errors import ApiError, Unreachable
 from sitegrid.kube.resources import SERVICES
@@ -59,6 +61,7 @@ class Services:
         statuses: Statuses,
         reporter: Reporter,
         fallbacks: FallbackStates,
+        patches: SitePatches,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
@@ -70,6 +73,7 @@ class Services:
         self._statuses = statuses
         self._reporter = reporter
         self._fallbacks = fallbacks
+        self._patches = patches
         self._now = now
         self._clock = clock
         self._verdicts = Verdicts()
@@ -95,11 +99,21 @@ class Services:
         self._tell_fallbacks(grid, memory)
         units = self._cluster.units.of(grid.spec.grid_uniq_key)
         fallbacks = self._fallbacks.of(grid, units)
-        problems = {**({} if problem is None else {"": problem}), **fallbacks.problems}
-        status = service_status(grid, units, problems, used=memory.used, unknown=fallbacks.unknown, now=self._now())
+        patches = await self._patches.find(grid, self._service_of(grid), units)
+        unknown = fallbacks.unknown | patches.unknown
+        problems = {**({} if problem is None else {"": problem}), **patches.problems, **fallbacks.problems}
+        status = service_status(grid, units, problems, used=memory.used, unknown=unknown, now=self._now())
         wake = await self._statuses.write(self._resource, self._grids, grid, status)
-        times = (wake or None, memory.retries.next_due())
+        # Nothing tells that a node port became free.
+        retry = FRESH if patches.problems and wants_node_ports(grid) else None
+        times = (wake or None, memory.retries.next_due(), retry)
         return min((seconds for seconds in times if seconds is not None), default=None)
+
+    def _service_of(self, grid: ServiceGrid) -> Service | None:
+        """Return the grid's Service, None where there is none or it is not the grid's."""
+        service = self._cluster.services.get(grid.metadata.namespace, grid.wanted_service_name())
+        owner = service.metadata.controller() if service is not None else None
+        return service if owner is not None and owner.uid == grid.metadata.uid else None
 
     async def _ensure(self, grid: ServiceGrid, retries: Retries) -> None:
         wanted = wanted_service(grid)

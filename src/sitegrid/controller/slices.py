@@ -19,12 +19,13 @@ from sitegrid.api.workloads import StatefulSetGrid
 from sitegrid.controller.cluster import SOURCE, UNIT_SLICE, Cluster, decode, service_index
 from sitegrid.controller.fallbacks import FallbackStates
 from sitegrid.controller.queues import ServiceKey
+from sitegrid.controller.sitepatches import SitePatches
 from sitegrid.controller.writer import Manifest, Writer
 from sitegrid.grid.aliases import GridSet
 from sitegrid.grid.fallback import Falling
 from sitegrid.grid.observed import EndpointSlice, Node, Service
 from sitegrid.grid.reachability import carry_over, find_holds, silenced
-from sitegrid.grid.slices import unchanged, unselected, untracked, wanted_slices
+from sitegrid.grid.slices import is_patch_slice, patch_slice, unchanged, unselected, untracked, wanted_slices
 from sitegrid.kube.errors import ApiError
 from sitegrid.kube.resources import ENDPOINTSLICES, NODES
 from sitegrid.wire.labels import UNIT
@@ -43,12 +44,14 @@ class Slices:
         cluster: Cluster,
         writer: Writer,
         fallbacks: FallbackStates,
+        patches: SitePatches,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._cluster = cluster
         self._writer = writer
         self._fallbacks = fallbacks
+        self._patches = patches
         self._now = now
 
     async def reconcile(self, key: ServiceKey) -> float | None:
@@ -104,6 +107,7 @@ class Slices:
         grid = self._grid_of(service)
         if service is None or grid is None:
             self._fallbacks.forget(key)
+            self._patches.forget(key)
             return [], None
         uid, unique_key, now = service.metadata.uid, grid.spec.grid_uniq_key, self._now()
         units, by_node = self._cluster.units.of(unique_key), self._cluster.units.by_node(unique_key)
@@ -122,7 +126,19 @@ class Slices:
         )
         self._fallbacks.set(key, grid, projection.fallbacks)
         again = None if carried.until is None else max(0.0, (carried.until - now).total_seconds())
-        return projection.slices, again
+        return [*projection.slices, *self._patch_slices(key, service, grid, present)], again
+
+    def _patch_slices(
+        self, key: ServiceKey, service: Service, grid: ServiceGrid, present: Iterable[EndpointSlice]
+    ) -> list[EndpointSlice]:
+        """Return what tells units that their Service is another; as it is while that is not known yet."""
+        if not grid.spec.overrides:
+            return []
+        texts = self._patches.get(key)
+        if texts is None:
+            return [item for item in present if is_patch_slice(item)]
+        unique_key = grid.spec.grid_uniq_key
+        return [patch_slice(service, unique_key, value, text) for value, text in texts.items()]
 
     def _find_set(self, namespace: str, name: str) -> GridSet | None:
         child = self._cluster.workloads[StatefulSetGrid.KIND].children.get(namespace, name)

@@ -19,6 +19,7 @@ from sitegrid.controller.queues import GridKey, Queues, ServiceKey
 from sitegrid.grid.kinds import SERVICE_KINDS, WORKLOAD_KINDS, owner_kind
 from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
 from sitegrid.grid.reachability import reach_of
+from sitegrid.grid.servicepatches import wants_node_ports
 from sitegrid.grid.slices import is_source, is_unit_slice
 from sitegrid.wire.labels import GRID, SERVICE_NAME, UNIT_SERVICE_NAME, label_value
 
@@ -70,6 +71,11 @@ class Triggers:
         if self.queues is not None:
             self.queues.grids.add(key)
 
+    def slices(self, key: ServiceKey) -> None:
+        """Add the slices of a Service of whose units something was found out."""
+        if self.queues is not None:
+            self.queues.slices.add(key)
+
     def _node(self, old: Node | None, new: Node | None) -> None:
         if self.queues is None:
             return
@@ -94,7 +100,7 @@ class Triggers:
             self._workload_grids_of(key)
             for kind, service_grids in self._cluster.service_grid_stores.items():
                 for service_grid in service_grids.store.by_index(KEY, key):
-                    if service_grid.spec.fallback:
+                    if service_grid.spec.fallback or service_grid.spec.overrides:
                         self._service_grid(kind, None, service_grid)
 
     def _workload_grids_of(self, key: str) -> None:
@@ -115,6 +121,15 @@ class Triggers:
         if old is not None and new is not None and old.metadata.generation == new.metadata.generation:
             return
         self._slices_of(grid)
+        if any(wants_node_ports(state) for state in (old, new) if state is not None):
+            self._rivals()
+
+    def _rivals(self) -> None:
+        """Add all that want node ports in some units: one of them wants others than before."""
+        for kind, service_grids in self._cluster.service_grid_stores.items():
+            for grid in service_grids.store.list():
+                if self.queues is not None and wants_node_ports(grid):
+                    self.queues.grids.add(GridKey(kind, grid.metadata.namespace, grid.metadata.name))
 
     def _slices_of_key(self, key: str) -> None:
         for service_grids in self._cluster.service_grid_stores.values():

@@ -132,10 +132,22 @@ class Companion(Struct, rename="camel", gc=False):
     metadata: ManagedMeta
 
 
+class ServicePort(Struct, rename="camel", gc=False, frozen=True):
+    """One port of a Service; a `node_port` of 0 means that it has none."""
+
+    name: str = ""
+    protocol: str = "TCP"
+    port: int = 0
+    node_port: int = 0
+
+
 class ServiceSpec(Struct, rename="camel", gc=False, frozen=True):
     """A Service's spec."""
 
     cluster_ip: str = field(name="clusterIP", default="")
+    type: str = "ClusterIP"
+    ports: list[ServicePort] = field(default_factory=list)
+    health_check_node_port: int = 0
 
 
 class Service(Struct, rename="camel", gc=False):

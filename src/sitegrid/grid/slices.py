@@ -27,6 +27,7 @@ from sitegrid.wire.labels import (
     HEADLESS_SERVICE,
     MANAGED_BY,
     SERVICE_NAME,
+    SERVICE_PATCH,
     SERVICE_PROXY_NAME,
     SITEGRID,
     UNIT,
@@ -93,6 +94,21 @@ def wanted_slices(
     return Projection(slices, fallbacks)
 
 
+def patch_slice(service: Service, key: str, value: str, text: str) -> EndpointSlice:
+    """Return the slice that tells the nodes of the unit `value` what they are to see different of `service`."""
+    name = hashed_name(f"{service.metadata.name}-{value}", service.metadata.name, key, value, max_length=MAX_NAME)
+    metadata = _metadata(service, key, value, name)
+    metadata.labels[SERVICE_PATCH] = ""
+    metadata.annotations[SERVICE_PATCH] = text
+    # Any address type would do, for there is no address.
+    return EndpointSlice(metadata=metadata, address_type="IPv4", endpoints=[], ports=[])
+
+
+def is_patch_slice(item: EndpointSlice) -> bool:
+    """Tell whether a unit slice is a `patch_slice`."""
+    return SERVICE_PATCH in item.metadata.labels
+
+
 def _add_aliases(key: str, groups: dict[Group, Endpoints], find_set: FindSet) -> None:
     """Add a group of aliases for each unit and address type that has any."""
     names: dict[str, set[str]] = {}
@@ -112,11 +128,13 @@ def _add_aliases(key: str, groups: dict[Group, Endpoints], find_set: FindSet) ->
 def unchanged(wanted: EndpointSlice, observed: EndpointSlice) -> bool:
     """Tell whether the observed slice has all that the wanted one says; labels that others added do not count."""
     labels, owners = observed.metadata.labels, observed.metadata.owner_references
+    annotations = observed.metadata.annotations
     return (
         wanted.endpoints == observed.endpoints
         and wanted.ports == (observed.ports or [])
         and wanted.address_type == observed.address_type
         and all(labels.get(name) == value for name, value in wanted.metadata.labels.items())
+        and all(annotations.get(name) == value for name, value in wanted.metadata.annotations.items())
         and all(owner in owners for owner in wanted.metadata.owner_references)
     )
 
@@ -131,6 +149,7 @@ def manifest(item: EndpointSlice) -> dict[str, Any]:
             "name": item.metadata.name,
             "namespace": item.metadata.namespace,
             "labels": item.metadata.labels,
+            **({"annotations": item.metadata.annotations} if item.metadata.annotations else {}),
             "ownerReferences": [
                 {"apiVersion": owner.api_version, "kind": owner.kind, "name": owner.name, "uid": owner.uid}
             ],
@@ -159,6 +178,24 @@ def untracked(item: EndpointSlice) -> dict[str, Any]:
 
 def _unit_slice(service: Service, key: str, group: Group, index: int, endpoints: list[Endpoint]) -> EndpointSlice:
     value, address_type, ports, aliases = group
+    name = hashed_name(
+        f"{service.metadata.name}-{value}",
+        service.metadata.name,
+        key,
+        value,
+        address_type,
+        msgspec.json.encode(ports).decode(),
+        str(index),
+        *(["aliases"] if aliases else ()),
+        max_length=MAX_NAME,
+    )
+    metadata = _metadata(service, key, value, name)
+    if aliases:
+        metadata.labels[ALIASES] = ""
+    return EndpointSlice(metadata=metadata, address_type=address_type, endpoints=endpoints, ports=list(ports))
+
+
+def _metadata(service: Service, key: str, value: str, name: str) -> ObjectMeta:
     meta = service.metadata
     labels = {
         UNIT: unit_id(key, value),
@@ -171,30 +208,8 @@ def _unit_slice(service: Service, key: str, group: Group, index: int, endpoints:
     }
     if service.headless:
         labels[HEADLESS_SERVICE] = ""
-    if aliases:
-        labels[ALIASES] = ""
-    name = hashed_name(
-        f"{meta.name}-{value}",
-        meta.name,
-        key,
-        value,
-        address_type,
-        msgspec.json.encode(ports).decode(),
-        str(index),
-        *(["aliases"] if aliases else ()),
-        max_length=MAX_NAME,
-    )
-    return EndpointSlice(
-        metadata=ObjectMeta(
-            name=name,
-            namespace=meta.namespace,
-            labels=labels,
-            owner_references=[OwnerReference(api_version="v1", kind="Service", name=meta.name, uid=meta.uid)],
-        ),
-        address_type=address_type,
-        endpoints=endpoints,
-        ports=list(ports),
-    )
+    owner = OwnerReference(api_version="v1", kind="Service", name=meta.name, uid=meta.uid)
+    return ObjectMeta(name=name, namespace=meta.namespace, labels=labels, owner_references=[owner])
 
 
 def _group_order(item: tuple[Group, object]) -> tuple[str, str, bool, list[tuple[str, str, int, str]]]:

@@ -19,6 +19,7 @@ from sitegrid.controller.metrics import Metrics
 from sitegrid.controller.queues import GridKey, ServiceKey
 from sitegrid.controller.reporter import Reporter
 from sitegrid.controller.services import Services
+from sitegrid.controller.sitepatches import SitePatches
 from sitegrid.controller.slices import Slices
 from sitegrid.controller.statuses import HOLD, Statuses
 from sitegrid.controller.workloads import Workloads
@@ -154,16 +155,18 @@ class FakeApi:
         self._alive()
         if (error := self.refuse("list", resource.plural)) is not None:
             raise error
-        assert namespace == NAMESPACE
+        assert namespace == (None if resource.plural == "services" else NAMESPACE)
         key, _, value = label_selector.partition("=")
         path, _, wanted = field_selector.partition("=")
         self.lists.append(f"{resource.plural} {wanted}")
         found = [
             item
             for item in self.of(resource.plural).values()
-            if (not key or item["metadata"]["labels"].get(key) == value) and _field(item, path) == wanted
+            if (not key or item["metadata"]["labels"].get(key) == value)
+            and (not path or _field(item, path) == wanted)
         ]
-        return ObjectList([msgspec.convert(item, object_type) for item in found], str(self._version))
+        items = [msgspec.json.decode(msgspec.json.encode(item), type=object_type) for item in found]
+        return ObjectList(items, str(self._version))
 
     def put(self, plural: str, obj: Manifest) -> None:
         """Store an object with a new resourceVersion, as anybody's write does."""
@@ -275,12 +278,12 @@ class Controller:
             name: Workloads(stores.kind, cluster, writer, statuses, reporter, api, now=self.now, clock=self.time)
             for name, stores in cluster.workloads.items()
         }
-        self.fallbacks = FallbackStates()
+        self.fallbacks, self.patches = FallbackStates(), SitePatches(cluster, api, clock=self.time)
         self.services = Services(
-            SERVICE, cluster, writer, statuses, reporter, self.fallbacks, now=self.now, clock=self.time
+            SERVICE, cluster, writer, statuses, reporter, self.fallbacks, self.patches, now=self.now, clock=self.time
         )
         self.evictions = Evictions(cluster, api, writer, reporter, now=self.now)
-        self.slices = Slices(cluster, writer, self.fallbacks, now=self.now)
+        self.slices = Slices(cluster, writer, self.fallbacks, self.patches, now=self.now)
 
     def time(self) -> float:
         """Return the fake time in seconds."""

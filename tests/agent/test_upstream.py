@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sitegrid.agent.credentials import Credentials, from_kubeconfig
-from sitegrid.agent.upstream import Upstream, UpstreamError, limit_tls_buffers
+from sitegrid.agent.reply import UpstreamError
+from sitegrid.agent.upstream import Upstream, limit_tls_buffers
 
 Serve = Callable[[bytes], Awaitable[Upstream]]
 

@@ -20,6 +20,10 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+HTTP2: Final = "h2"
+"""Its name in TLS (ALPN)."""
+_PADDING: Final = 0x10
+"""openssl/ssl.h, SSL_OP_TLSEXT_PADDING: fills each hello up to 512 bytes for the sake of a load balancer of 2014."""
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -84,7 +88,7 @@ class Credentials:
         self._certificate = certificate or _Material()
         self._key = key or _Material()
         self._token = token or _Material()
-        self._contexts: dict[bool, tuple[object, ssl.SSLContext]] = {}
+        self._contexts: dict[tuple[bool, bool], tuple[object, ssl.SSLContext]] = {}
 
     @property
     def host_header(self) -> str:
@@ -96,31 +100,63 @@ class Credentials:
         """Return the agent's current bearer token, empty without one."""
         return self._token.read().decode().strip() if self._token else ""
 
-    def context(self, *, as_agent: bool) -> ssl.SSLContext | None:
-        """Return the TLS context, with the agent's certificate only when asked `as_agent`; None for plain HTTP."""
+    def context(self, *, as_agent: bool, multiplexed: bool = False) -> ssl.SSLContext | None:
+        """Return the TLS context, with the agent's certificate only when asked `as_agent`; None for plain HTTP.
+
+        `multiplexed` offers HTTP/2 to the server.
+        """
         if not self.tls:
             return None
         version = (self._ca.version(), self._certificate.version(), self._key.version())
-        cached = self._contexts.get(as_agent)
+        # Without a certificate of the agent's there is no difference, and one connection is enough.
+        kind = (as_agent and bool(self._certificate), multiplexed)
+        cached = self._contexts.get(kind)
         if cached is not None and cached[0] == version:
             return cached[1]
-        context = self._new_context(as_agent=as_agent)
-        self._contexts[as_agent] = (version, context)
+        context = self._new_context(certified=kind[0])
+        context.set_alpn_protocols([HTTP2, "http/1.1"] if multiplexed else ["http/1.1"])
+        self._contexts[kind] = (version, context)
         return context
 
-    def _new_context(self, *, as_agent: bool) -> ssl.SSLContext:
+    def _new_context(self, *, certified: bool) -> ssl.SSLContext:
         try:
+            context = _ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.options &= ~_PADDING
             if self._ca:
-                context = ssl.create_default_context(cadata=self._ca.read().decode())
+                context.load_verify_locations(cadata=self._ca.read().decode())
             else:
-                context = ssl.create_default_context()
-            context.set_alpn_protocols(["http/1.1"])
-            if as_agent and self._certificate:
+                context.load_default_certs()
+            if certified:
                 with _as_file(self._certificate) as certificate, _as_file(self._key) as key:
                     context.load_cert_chain(certificate.name, key.name)
         except (ssl.SSLError, UnicodeDecodeError, OSError) as error:
             raise CredentialsError(f"certificates cannot be used: {error}") from error
         return context
+
+
+class _ResumingContext(ssl.SSLContext):
+    """A TLS context whose connections resume the session of the one before, which saves both certificates.
+
+    A session is of no use to another context, and there is a new one whenever CA or certificate change: none outlives
+    what it was verified with.
+    """
+
+    _former: ssl.SSLObject | None = None
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """Begin a connection; its session is looked for when the next one begins, since tickets come at any time."""
+        former = self._former.session if self._former is not None else None
+        if former is not None and former.has_ticket:
+            session = former
+        self._former = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        return self._former
 
 
 class _as_file:

@@ -14,7 +14,8 @@ import contextlib
 from typing import Final
 
 from sitegrid.agent.http import Connection, Disconnected, Request
-from sitegrid.agent.upstream import Exchange, Upstream, UpstreamError
+from sitegrid.agent.reply import UpstreamError
+from sitegrid.agent.upstream import Exchange, Upstream
 
 _HOP_BY_HOP: Final = frozenset(
     {

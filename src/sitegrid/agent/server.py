@@ -22,9 +22,10 @@ from sitegrid.agent.objects import get_object
 from sitegrid.agent.options import ListOptions, OptionsError, list_options, parse_query
 from sitegrid.agent.passthrough import forward
 from sitegrid.agent.reads import Read, Reads
+from sitegrid.agent.reply import UpstreamError
 from sitegrid.agent.serve import UNREADY, Answer, Watch, list_body
 from sitegrid.agent.source import Refused
-from sitegrid.agent.upstream import Upstream, UpstreamError
+from sitegrid.agent.upstream import Upstream
 from sitegrid.agent.view import View, ViewKey
 from sitegrid.wire.codec import JSON, Codec, CodecError
 from sitegrid.wire.resources import ENDPOINTS

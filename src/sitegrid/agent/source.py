@@ -28,7 +28,8 @@ from typing import Final, NamedTuple, Protocol
 from urllib.parse import urlencode
 
 from sitegrid.agent.metrics import Metrics
-from sitegrid.agent.upstream import Exchange, Upstream, UpstreamError
+from sitegrid.agent.reply import Reply, UpstreamError
+from sitegrid.agent.upstream import Upstream
 from sitegrid.wire.codec import Change, Codec, CodecError, Item
 from sitegrid.wire.frames import FrameError
 from sitegrid.wire.resources import Resource
@@ -234,12 +235,12 @@ class Source:
         selection = {"labelSelector": self.key.labels, "fieldSelector": self.key.fields}
         return {name: value for name, value in selection.items() if value}
 
-    async def _open(self, parameters: dict[str, str], accept: str) -> Exchange:
+    async def _open(self, parameters: dict[str, str], accept: str) -> Reply:
         target = f"{self.key.resource.path(self.key.namespace)}?{urlencode({**self._selection(), **parameters})}"
         headers = [("Accept", accept), ("Accept-Encoding", "gzip"), ("User-Agent", "sitegrid-agent")]
         if self._authorization:
             headers.append(("Authorization", self._authorization))
-        exchange = await self._upstream.open("GET", target, headers, as_agent=not self.key.identity, background=True)
+        exchange = await self._upstream.ask(target, headers, as_agent=not self.key.identity)
         try:
             await exchange.head()
             if exchange.status != 200:
@@ -372,7 +373,7 @@ class Source:
             listener.source_changed(self, key, deleted)
 
 
-def _unzip(exchange: Exchange, body: bytes) -> bytes:
+def _unzip(exchange: Reply, body: bytes) -> bytes:
     if exchange.header(b"content-encoding").lower() != b"gzip":
         return body
     inflater = zlib.decompressobj(wbits=31)

@@ -1,11 +1,11 @@
-"""HTTP/1.1 to the API server: one exchange per connection, bodies as streams.
+"""The way to the API server: requests of sources over one shared HTTP/2 connection, all else over HTTP/1.1.
 
-Used by sources (with the agent's account) and by pass-through (with nothing but what the client sent). Every wait has
-a limit, and the kernel is told to give a silent peer up (TCP_USER_TIMEOUT, keepalive), so that a WAN that swallows
-packets is noticed.
+Used by sources (with the agent's account, or a client's) and by pass-through (with nothing but what the client sent),
+which has one exchange per connection, bodies as streams. Every wait has a limit, and the kernel is told to give a
+silent peer up (TCP_USER_TIMEOUT, keepalive), so that a WAN that swallows packets is noticed.
 
 asyncio keeps a 256 KiB buffer per TLS connection; `limit_tls_buffers` makes it 32 KiB, which saves 18 MB with 40
-watches. The attribute is undocumented: ``tests/agent/test_upstream.py`` pins it.
+connections. The attribute is undocumented: ``tests/agent/test_upstream.py`` pins it.
 
 What became of every connection is told to `wan`. While that is down a client's request fails at once, and a probe
 looks for the API server in the background; sources go on trying by themselves.
@@ -20,13 +20,17 @@ import random
 import socket
 import ssl
 from asyncio import sslproto
-from collections.abc import AsyncIterator, Iterable
-from typing import Final
+from collections.abc import Awaitable, Iterable
+from typing import Final, TypeVar
 
 import httptools
 
-from sitegrid.agent.credentials import Credentials, CredentialsError
+from sitegrid.agent.credentials import HTTP2, Credentials, CredentialsError
+from sitegrid.agent.multiplex import Link
+from sitegrid.agent.reply import MAX_HEADERS, Reply, UpstreamError
 from sitegrid.agent.wan import Wan
+
+T = TypeVar("T")
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds for TCP and TLS together; clients wait no longer than the WAN's usual time allows (`Wan.patience`)."""
@@ -34,18 +38,9 @@ _FIRST_LOOK: Final = 0.3
 """Seconds after its start that an agent waits for the API server before it shows what it had on its disk."""
 _FIRST_PROBE, _LONGEST_PROBE = 0.25, 5.0
 """Seconds between two probes of a WAN that is down."""
-HEAD_TIMEOUT: Final = 60.0
-"""Seconds for the API server to begin its answer (its own limit for short requests)."""
-_DEAD_PEER: Final = 30.0
-"""Seconds after which the kernel gives up a peer that acknowledges nothing."""
+_IDLE, _INTERVAL, _PROBES = 20, 5, 4
+"""Seconds of silence until the kernel looks whether the peer is there, between looks, and how many fail."""
 _READ: Final = 32 * 1024
-_MAX_HEADERS: Final = 64 * 1024
-
-Headers = list[tuple[bytes, bytes]]
-
-
-class UpstreamError(ConnectionError):
-    """The API server cannot be reached, or did not speak HTTP."""
 
 
 def limit_tls_buffers() -> None:
@@ -54,13 +49,14 @@ def limit_tls_buffers() -> None:
 
 
 class Upstream:
-    """Opens exchanges with one API server; `wan` says whether it can be reached."""
+    """Asks one API server; `wan` says whether it can be reached."""
 
     def __init__(self, credentials: Credentials) -> None:
         self.credentials = credentials
         self.wan = Wan()
         self._probe: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._links: dict[ssl.SSLContext, asyncio.Task[Link | None]] = {}
 
     def start(self) -> None:
         """Find out whether the API server can be reached, so that requests need not wait to learn that it cannot."""
@@ -68,67 +64,134 @@ class Upstream:
         self._timer = asyncio.get_running_loop().call_later(_FIRST_LOOK, self._give_up)
 
     def close(self) -> None:
-        """End the background work."""
+        """End the background work, and the shared connection."""
         if self._timer is not None:
             self._timer.cancel()
         if self._probe is not None:
             self._probe.cancel()
+        for dialing in self._links.values():
+            if not dialing.cancel() and (link := _link(dialing)) is not None:
+                link.close()
 
     def _give_up(self) -> None:
         if not self.wan.up:
             self.wan.lost("it has not answered yet")
 
-    async def open(
-        self,
-        method: str,
-        target: str,
-        headers: Iterable[tuple[str, str]],
-        *,
-        as_agent: bool,
-        background: bool = False,
-    ) -> Exchange:
-        """Connect and send a request head; Host (and, `as_agent`, the token) are added. Raises `UpstreamError`.
-
-        Nobody waits for a `background` exchange, so that it is tried patiently and while the WAN is down too.
-        """
-        if self.wan.down and not background:
+    async def open(self, method: str, target: str, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> Exchange:
+        """Connect and send a request head; Host (and, `as_agent`, the token) are added. Raises `UpstreamError`."""
+        if self.wan.down:
             raise UpstreamError(f"the API server cannot be reached: {self.wan.reason}")
+        headers = self._with_token(headers, as_agent=as_agent)
+        return await self._exchange(method, target, headers, self.wan.patience, as_agent=as_agent)
+
+    async def ask(self, target: str, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> Reply:
+        """GET `target` for a source: on the shared connection, where the API server speaks HTTP/2.
+
+        Nobody waits for it, so that it is tried patiently, and while the WAN is down too. Raises `UpstreamError`.
+        """
+        headers = self._with_token(headers, as_agent=as_agent)
+        link = await self._shared(as_agent=as_agent)
+        if link is None:
+            return await self._exchange("GET", target, headers, CONNECT_TIMEOUT, as_agent=as_agent)
+        fields = [(":method", "GET"), (":scheme", "https"), (":authority", self.credentials.host_header)]
+        fields += [(":path", target), *((name.lower(), value) for name, value in headers)]
+        return link.open([(n.encode("latin-1"), v.encode("latin-1"), n != ":path") for n, v in fields])
+
+    def _with_token(self, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> list[tuple[str, str]]:
         try:
-            lines = [f"{method} {target} HTTP/1.1", f"Host: {self.credentials.host_header}"]
-            if as_agent and (token := self.credentials.token()):
-                lines.append(f"Authorization: Bearer {token}")
-            context = self.credentials.context(as_agent=as_agent)
+            token = self.credentials.token() if as_agent else ""
         except CredentialsError as error:
             raise UpstreamError(str(error)) from error
+        return [*([("Authorization", f"Bearer {token}")] if token else []), *headers]
+
+    def _context(self, *, as_agent: bool, multiplexed: bool = False) -> ssl.SSLContext | None:
+        try:
+            return self.credentials.context(as_agent=as_agent, multiplexed=multiplexed)
+        except CredentialsError as error:
+            raise UpstreamError(str(error)) from error
+
+    async def _exchange(
+        self, method: str, target: str, headers: list[tuple[str, str]], limit: float, *, as_agent: bool
+    ) -> Exchange:
+        """Make an exchange on a connection of its own."""
+        context = self._context(as_agent=as_agent)
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {self.credentials.host_header}"]
         lines += [f"{name}: {value}" for name, value in headers]
-        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-        reader, writer = await self._connect(context, CONNECT_TIMEOUT if background else self.wan.patience)
-        _notice_silence(writer)
-        writer.write(head)
+        reader, writer = await self._connect(limit, self._streams(context))
+        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
         return Exchange(reader, writer, method)
 
-    async def _connect(
-        self, context: ssl.SSLContext | None, limit: float
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _streams(self, context: ssl.SSLContext | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection(
+            self.credentials.host,
+            self.credentials.port,
+            ssl=context,
+            server_hostname=self.credentials.server_name if context else None,
+            limit=2 * _READ,
+        )
+        _notice_silence(writer.transport)
+        return reader, writer
+
+    async def _shared(self, *, as_agent: bool) -> Link | None:
+        """Return the shared connection, made where there is none; None where there cannot be one.
+
+        All who need it wait for the same attempt. It is of the present credentials only.
+        """
+        context = self._context(as_agent=as_agent, multiplexed=True)
+        if context is None:
+            return None
+        dialing = self._links.get(context)
+        if dialing is None or (dialing.done() and not _is_good(dialing)):
+            dialing = asyncio.get_running_loop().create_task(self._dial(context), name="source dial")
+            self._links[context] = dialing
+            self._retire()
+        return await asyncio.shield(dialing)
+
+    async def _dial(self, context: ssl.SSLContext) -> Link | None:
+        link = await self._connect(CONNECT_TIMEOUT, self._link(context))
+        if link.protocol == HTTP2:
+            return link
+        link.close()
+        return None
+
+    async def _link(self, context: ssl.SSLContext) -> Link:
+        loop, credentials = asyncio.get_running_loop(), self.credentials
+        transport, link = await loop.create_connection(
+            lambda: Link(context, credentials.server_name), credentials.host, credentials.port
+        )
+        _notice_silence(transport)
+        try:
+            await link.secured
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    def _retire(self) -> None:
+        """Have connections of former credentials end with what is open on them."""
+        try:
+            current = [self.credentials.context(as_agent=yes, multiplexed=True) for yes in (True, False)]
+        except CredentialsError:
+            return
+        for context in [context for context in self._links if context not in current]:
+            dialing = self._links.pop(context)
+            if not dialing.cancel() and (link := _link(dialing)) is not None:
+                link.retire()
+
+    async def _connect(self, limit: float, connecting: Awaitable[T]) -> T:
         """Connect within `limit` seconds, and tell the WAN whether that went well. Raises `UpstreamError`."""
         loop = asyncio.get_running_loop()
         begin = loop.time()
         try:
             async with asyncio.timeout(limit):
-                streams = await asyncio.open_connection(
-                    self.credentials.host,
-                    self.credentials.port,
-                    ssl=context,
-                    server_hostname=self.credentials.server_name if context else None,
-                    limit=2 * _READ,
-                )
+                result = await connecting
         except OSError as error:
             # TimeoutError is one of them, and has no text.
             self.wan.lost(str(error) or "it did not answer in time")
             self._look()
             raise UpstreamError(f"the API server cannot be reached: {self.wan.reason}") from error
         self.wan.reached(loop.time() - begin)
-        return streams
+        return result
 
     def _look(self) -> None:
         """Have a probe running."""
@@ -136,45 +199,59 @@ class Upstream:
             self._probe = asyncio.get_running_loop().create_task(self._probe_until_reached(), name="source probe")
 
     async def _probe_until_reached(self) -> None:
+        """Try to connect until that succeeds; the shared connection is made by this, so that sources find it."""
         pause = _FIRST_PROBE
         while True:
             try:
-                _, writer = await self._connect(self.credentials.context(as_agent=False), CONNECT_TIMEOUT)
-            except (UpstreamError, CredentialsError):
+                if self._context(as_agent=True) is not None:
+                    await self._shared(as_agent=True)
+                else:
+                    _, writer = await self._connect(CONNECT_TIMEOUT, self._streams(None))
+                    writer.transport.abort()
+            except UpstreamError:
                 await asyncio.sleep(random.uniform(pause / 2, pause))
                 pause = min(2 * pause, _LONGEST_PROBE)
             else:
-                writer.transport.abort()
                 return
 
 
-def _notice_silence(writer: asyncio.StreamWriter) -> None:
+def _link(dialing: asyncio.Task[Link | None]) -> Link | None:
+    """Return what came of an attempt that is over."""
+    return None if dialing.cancelled() or dialing.exception() is not None else dialing.result()
+
+
+def _is_good(dialing: asyncio.Task[Link | None]) -> bool:
+    """Tell whether an attempt that is over need not be repeated: it is of use, or the API server has no HTTP/2."""
+    if dialing.cancelled() or dialing.exception() is not None:
+        return False
+    link = dialing.result()
+    return link is None or link.usable
+
+
+def _notice_silence(transport: asyncio.BaseTransport) -> None:
     """Have the kernel end the connection when the peer is silently gone."""
-    sock = writer.get_extra_info("socket")
+    sock = transport.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_DEAD_PEER * 1000))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _INTERVAL)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+    # Also for what was sent and is not acknowledged, which keepalive does not look after.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, (_IDLE + _INTERVAL * _PROBES) * 1000)
 
 
-class Exchange:
-    """One request and its answer. `status` and `headers` are there after `head()`."""
+class Exchange(Reply):
+    """One request and its answer, on a connection of its own."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str) -> None:
+        super().__init__()
         self._reader = reader
         self._writer = writer
         self._method = method
         self._parser = httptools.HttpResponseParser(self)
-        self._chunks: list[bytes] = []
-        self._head_done = False
-        self._complete = False
         self._header_bytes = 0
         self.upgraded = False
-        self.status = 0
         self.reason = b""
-        self.headers: Headers = []
 
     # What the parser calls.
     def on_status(self, reason: bytes) -> None:
@@ -184,7 +261,7 @@ class Exchange:
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; too many of them are an error."""
         self._header_bytes += len(name) + len(value)
-        if self._header_bytes > _MAX_HEADERS:
+        if self._header_bytes > MAX_HEADERS:
             raise UpstreamError("the API server's answer has too many headers")
         self.headers.append((name, value))
 
@@ -217,16 +294,7 @@ class Exchange:
         except OSError as error:
             raise UpstreamError(str(error)) from error
 
-    async def head(self, timeout: float = HEAD_TIMEOUT) -> None:
-        """Wait at most `timeout` seconds for status and headers. Raises `UpstreamError`."""
-        try:
-            async with asyncio.timeout(timeout):
-                while not self._head_done:
-                    await self._feed()
-        except TimeoutError as error:
-            raise UpstreamError("the API server did not answer in time") from error
-
-    async def _feed(self) -> None:
+    async def _more(self) -> None:
         try:
             data = await self._reader.read(_READ)
             if not data:
@@ -249,35 +317,6 @@ class Exchange:
         if not self._head_done or framed:
             raise UpstreamError("the API server closed the connection early")
         self._complete = True
-
-    async def body(self, timeout: float | None = None) -> AsyncIterator[bytes]:
-        """Yield the body as it comes; each wait may last `timeout` seconds. Raises `UpstreamError`."""
-        while True:
-            chunks, self._chunks = self._chunks, []
-            for chunk in chunks:
-                yield chunk
-            if self._chunks:
-                continue
-            if self._complete:
-                return
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._feed()
-            except TimeoutError as error:
-                raise UpstreamError("the API server fell silent") from error
-
-    async def read_all(self, limit: int, timeout: float) -> bytes:
-        """Return the whole body, at most `limit` bytes. Raises `UpstreamError`."""
-        data = bytearray()
-        async for chunk in self.body(timeout):
-            data += chunk
-            if len(data) > limit:
-                raise UpstreamError(f"the API server's answer has more than {limit} bytes")
-        return bytes(data)
-
-    def header(self, name: bytes) -> bytes:
-        """Return the value of header `name` (lower case), empty without it."""
-        return next((value for key, value in self.headers if key.lower() == name), b"")
 
     async def read_raw(self) -> bytes:
         """Return what arrives on an upgraded connection, empty at its end. Raises `UpstreamError`."""

@@ -25,9 +25,9 @@ import pytest
 from sitegrid.agent.http import Body, Disconnected, Request
 from sitegrid.agent.hub import Hub
 from sitegrid.agent.metrics import Metrics
+from sitegrid.agent.reply import UpstreamError
 from sitegrid.agent.server import Server
 from sitegrid.agent.source import Source, SourceKey, Stored
-from sitegrid.agent.upstream import UpstreamError
 from sitegrid.agent.wan import Wan
 from sitegrid.wire.selectors import LabelSelector
 
@@ -403,20 +403,19 @@ class Network:
         self._waiters.append(waiter)
         await waiter
 
-    async def open(
-        self,
-        method: str,
-        target: str,
-        headers: Iterable[tuple[str, str]],
-        *,
-        as_agent: bool,
-        background: bool = False,
-    ) -> Wire:
-        """Connect and send a request, as `Upstream.open` does."""
-        if self.wan.down and not background:
+    async def open(self, method: str, target: str, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> Wire:
+        """Connect and send a client's request, as `Upstream.open` does."""
+        if self.wan.down:
             raise UpstreamError("down")
+        return await self._request(target, headers, self.wan.patience)
+
+    async def ask(self, target: str, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> Wire:
+        """Connect and send a source's request, as `Upstream.ask` does."""
+        return await self._request(target, headers, 10)
+
+    async def _request(self, target: str, headers: Iterable[tuple[str, str]], patience: float) -> Wire:
         if self.cut:
-            await asyncio.sleep(10 if background else self.wan.patience)
+            await asyncio.sleep(patience)
         if self.cut or self.refusing:
             self.wan.lost("no connection")
             raise UpstreamError("no connection")

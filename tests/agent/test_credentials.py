@@ -31,7 +31,7 @@ def test_a_kubeconfig_names_server_and_token(tmp_path: Path) -> None:
 def test_a_rotated_token_is_picked_up(tmp_path: Path) -> None:
     """A token file is read again, relative to the kubeconfig."""
     (tmp_path / "token").write_text("one\n")
-    credentials = from_kubeconfig(_kubeconfig(tmp_path, user={"tokenFile": str(tmp_path / "token")}))
+    credentials = from_kubeconfig(_kubeconfig(tmp_path, user={"tokenFile": "token"}))
     assert credentials.token() == "one"
     (tmp_path / "token").write_text("two\n")
     assert credentials.token() == "two"

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import json
+from typing import Any, cast
 
 import pytest
+
+from sitegrid.agent.metrics import Metrics
+from sitegrid.agent.reply import Reply
+from sitegrid.agent.source import Source, SourceKey
+from sitegrid.agent.wan import Wan
+from sitegrid.wire.codec import JSON
+from sitegrid.wire.resources import ENDPOINTSLICES
 
 
 @pytest.fixture(autouse=True)
@@ -196,3 +205,69 @@ async def test_bookmarks_move_the_resource_version(site: Any, api: Any, objects:
     api.bookmark()
     names = await site.names(objects.slices, resourceVersion=api.rv, resourceVersionMatch="NotOlderThan")
     assert names == ["a", "b", "web-zone.u1"]
+
+
+class _Recorded(Reply):
+    """An answer whose whole body arrives at once."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__()
+        self.status, self.headers = 200, [(b"content-type", b"application/json")]
+        self._chunks, self._head_done = [body], True
+
+    async def _more(self) -> None:
+        await asyncio.Event().wait()
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class _Told:
+    """What a source's listener is told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, int]] = []
+        self.progress = 0
+
+    def source_changed(self, source: Source, key: str, deleted: Any) -> None:
+        """Note the object's state, 0 where it is gone."""
+        self.events.append((key, 0 if deleted is not None else source.objects[key].rv))
+
+    def source_progressed(self, source: Source) -> None:
+        """Count."""
+        self.progress += 1
+
+
+@pytest.mark.parametrize(
+    ("last_counts", "told"),
+    [
+        (False, [("a", 2), ("b", 3), ("a", 4), ("b", 0), ("c", 6), ("c", 7)]),
+        (True, [("a", 4), ("b", 0), ("c", 7)]),
+    ],
+)
+async def test_states_that_arrive_together(objects: Any, last_counts: bool, told: list[tuple[str, int]]) -> None:
+    """Where only the last one counts it is told once, a deletion always; elsewhere every event is told."""
+
+    def event(kind: str, name: str, rv: int) -> bytes:
+        return json.dumps({"type": kind, "object": {"metadata": {"name": name, "resourceVersion": str(rv)}}}).encode()
+
+    end = {"resourceVersion": "1", "annotations": {"k8s.io/initial-events-end": "true"}}
+    lines = [json.dumps({"type": "BOOKMARK", "object": {"metadata": end}}).encode()]
+    lines += [event("ADDED", "a", 2), event("ADDED", "b", 3), event("MODIFIED", "a", 4)]
+    lines += [event("DELETED", "b", 5), event("ADDED", "c", 6), event("MODIFIED", "c", 7)]
+
+    class Upstream:
+        wan = Wan()
+
+        async def ask(self, *args: Any, **more: Any) -> Reply:
+            return _Recorded(b"\n".join(lines) + b"\n")
+
+    key = SourceKey(ENDPOINTSLICES, "", "", "", JSON, last_counts=last_counts)
+    source: Any = Source(key, cast(Any, Upstream()), Metrics())
+    listener = _Told()
+    source.listeners.append(listener)
+    source.start()
+    await objects.eventually(lambda: source.rv == 7)
+    source.stop()
+    assert listener.events == told
+    assert listener.progress

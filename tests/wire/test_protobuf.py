@@ -151,3 +151,30 @@ def test_a_field_is_taken_out_whole(encode: Any) -> None:
     """All occurrences of a field go, the others stay."""
     message = encode.blob(1, "a") + encode.blob(2, "b") + encode.blob(2, "c") + encode.blob(3, "d")
     assert protobuf.without_field(message, 2) == encode.blob(1, "a") + encode.blob(3, "d")
+
+
+@given(
+    kinds=st.lists(st.sampled_from(["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]), min_size=1, max_size=4),
+    raw=st.binary(min_size=1, max_size=300),
+    cut=st.integers(min_value=0, max_value=400),
+    change=st.integers(min_value=0, max_value=255),
+)
+def test_a_known_envelope_changes_nothing(kinds: list[str], raw: bytes, cut: int, change: int) -> None:
+    """An event is read as if it were the first of its length, also one that differs by a byte from what was read."""
+
+    def anew(frame: bytes) -> tuple[str, bytes] | None:
+        with contextlib.suppress(ProtobufError):
+            kind, body = protobuf.read_event(frame)
+            return kind, protobuf.unwrap(body).raw
+        return None
+
+    for kind in kinds:
+        frame = protobuf.write_event(kind, protobuf.wrap("v1", "Node", raw))
+        assert protobuf.read_watched(frame) == (kind, raw)
+        assert protobuf.read_watched(frame) == (kind, raw)
+        damaged = bytearray(frame)
+        damaged[cut % len(frame)] = change
+        with contextlib.suppress(ProtobufError):
+            assert protobuf.read_watched(bytes(damaged)) == anew(bytes(damaged))
+            continue
+        assert anew(bytes(damaged)) is None

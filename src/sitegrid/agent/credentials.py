@@ -220,7 +220,8 @@ def _from_parts(path: str, cluster: dict[str, Any], user: dict[str, Any]) -> Cre
     for way in ("exec", "auth-provider", "username"):
         if user.get(way):
             raise CredentialsError(f"{path}: `{way}` is not supported; use a token or a client certificate")
-    token = _Material(data=user["token"].encode()) if user.get("token") else _Material(path=user.get("tokenFile", ""))
+    file = str(Path(path).parent / user["tokenFile"]) if user.get("tokenFile") else ""
+    token = _Material(data=user["token"].encode()) if user.get("token") else _Material(path=file)
     return Credentials(
         cluster["server"],
         ca=_material(path, cluster, "certificate-authority"),

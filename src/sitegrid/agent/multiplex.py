@@ -18,9 +18,9 @@ from typing import Final, cast
 from sitegrid.agent.reply import Reply, UpstreamError
 from sitegrid.wire.http2 import Event, Http2, Http2Error
 
-BURST: Final = 0.01
+BURST: Final = 0.1
 """Seconds between two arrivals below which they are a burst."""
-PAUSE: Final = 0.05
+PAUSE: Final = 0.1
 """Seconds that arrivals are let gather in a burst: kube-proxy writes rules once a second."""
 _BUFFER: Final = memoryview(bytearray(32 * 1024))
 """Where every connection receives: what is in it is taken out at once."""
@@ -79,6 +79,7 @@ class Link(asyncio.BufferedProtocol):
 
     def __init__(self, context: ssl.SSLContext, server_name: str) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.context = context
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
         self._http = Http2()
         self._streams: dict[int, Stream] = {}

@@ -65,6 +65,8 @@ class SourceKey(NamedTuple):
     metadata_only: bool = False
     identity: str = ""
     """Whose credential it asks with (see `Disk.identity`), empty for the agent's own."""
+    last_counts: bool = False
+    """Whether of several states of an object that arrive together only the last one is told."""
 
 
 class Stored(NamedTuple):
@@ -139,6 +141,7 @@ class Source:
         self._current = stored is not None and resume
         self._streaming_lists = True
         self._incoming: dict[str, Item] | None = None
+        self._untold: dict[str, None] = {}
         self._pause = _FIRST_PAUSE
         self._task: asyncio.Task[None] | None = None
 
@@ -294,8 +297,11 @@ class Source:
         try:
             async for chunk in exchange.body(SILENCE):
                 self._metrics.add("upstream_bytes_total", len(chunk))
-                for frame in frames.feed(chunk):
-                    self._apply(self.key.codec.change(frame))
+                try:
+                    for frame in frames.feed(chunk):
+                        self._apply(self.key.codec.change(frame))
+                finally:
+                    self._tell_late()
             frames.close()
             if self._incoming is not None:
                 raise UpstreamError("the streaming list ended early")
@@ -322,11 +328,16 @@ class Source:
                 self._changed()
             return
         if change.type == "DELETED":
+            self._untold.pop(item.key, None)
+            self._tell_late()
             if self.objects.pop(item.key, None) is not None:
                 self._tell(item.key, item)
         else:
             self.objects[item.key] = item
-            self._tell(item.key, None)
+            if self.key.last_counts:
+                self._untold[item.key] = None
+            else:
+                self._tell(item.key, None)
         self._changed()
 
     def _apply_initial(self, change: Change, incoming: dict[str, Item]) -> None:
@@ -371,6 +382,12 @@ class Source:
     def _tell(self, key: str, deleted: Item | None) -> None:
         for listener in tuple(self.listeners):
             listener.source_changed(self, key, deleted)
+
+    def _tell_late(self) -> None:
+        """Tell of the objects that what arrived has changed."""
+        untold, self._untold = self._untold, {}
+        for key in untold:
+            self._tell(key, None)
 
 
 def _unzip(exchange: Reply, body: bytes) -> bytes:

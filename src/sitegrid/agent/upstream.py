@@ -19,6 +19,7 @@ import asyncio
 import random
 import socket
 import ssl
+import weakref
 from asyncio import sslproto
 from collections.abc import Awaitable, Iterable
 from typing import Final, TypeVar
@@ -56,7 +57,8 @@ class Upstream:
         self.wan = Wan()
         self._probe: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._links: dict[ssl.SSLContext, asyncio.Task[Link | None]] = {}
+        self._dialed: dict[ssl.SSLContext, asyncio.Task[Link | None]] = {}
+        self._links: weakref.WeakSet[Link] = weakref.WeakSet()
 
     def start(self) -> None:
         """Find out whether the API server can be reached, so that requests need not wait to learn that it cannot."""
@@ -69,9 +71,10 @@ class Upstream:
             self._timer.cancel()
         if self._probe is not None:
             self._probe.cancel()
-        for dialing in self._links.values():
-            if not dialing.cancel() and (link := _link(dialing)) is not None:
-                link.close()
+        for dialing in self._dialed.values():
+            dialing.cancel()
+        for link in self._links:
+            link.close()
 
     def _give_up(self) -> None:
         if not self.wan.up:
@@ -140,11 +143,16 @@ class Upstream:
         context = self._context(as_agent=as_agent, multiplexed=True)
         if context is None:
             return None
-        dialing = self._links.get(context)
+        dialing = self._dialed.get(context)
         if dialing is None or (dialing.done() and not _is_good(dialing)):
+            # All others are of former credentials, or take no further requests.
+            current = [self._context(as_agent=yes, multiplexed=True) for yes in (True, False)]
+            self._dialed = {known: task for known, task in self._dialed.items() if known in current}
+            for link in self._links:
+                if link.context is context or link.context not in current:
+                    link.retire()
             dialing = asyncio.get_running_loop().create_task(self._dial(context), name="source dial")
-            self._links[context] = dialing
-            self._retire()
+            self._dialed[context] = dialing
         return await asyncio.shield(dialing)
 
     async def _dial(self, context: ssl.SSLContext) -> Link | None:
@@ -159,6 +167,7 @@ class Upstream:
         transport, link = await loop.create_connection(
             lambda: Link(context, credentials.server_name), credentials.host, credentials.port
         )
+        self._links.add(link)
         _notice_silence(transport)
         try:
             await link.secured
@@ -166,17 +175,6 @@ class Upstream:
             link.close()
             raise
         return link
-
-    def _retire(self) -> None:
-        """Have connections of former credentials end with what is open on them."""
-        try:
-            current = [self.credentials.context(as_agent=yes, multiplexed=True) for yes in (True, False)]
-        except CredentialsError:
-            return
-        for context in [context for context in self._links if context not in current]:
-            dialing = self._links.pop(context)
-            if not dialing.cancel() and (link := _link(dialing)) is not None:
-                link.retire()
 
     async def _connect(self, limit: float, connecting: Awaitable[T]) -> T:
         """Connect within `limit` seconds, and tell the WAN whether that went well. Raises `UpstreamError`."""
@@ -213,11 +211,6 @@ class Upstream:
                 pause = min(2 * pause, _LONGEST_PROBE)
             else:
                 return
-
-
-def _link(dialing: asyncio.Task[Link | None]) -> Link | None:
-    """Return what came of an attempt that is over."""
-    return None if dialing.cancelled() or dialing.exception() is not None else dialing.result()
 
 
 def _is_good(dialing: asyncio.Task[Link | None]) -> bool:

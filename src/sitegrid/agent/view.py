@@ -96,8 +96,8 @@ class ViewKey(NamedTuple):
             return None
         labels = f"{UNIT} in ({ids}),{MANAGED_BY}={SITEGRID}"
         if self.resource is ENDPOINTS:
-            return SourceKey(ENDPOINTSLICES, "", labels, "", PROTOBUF)
-        return SourceKey(ENDPOINTSLICES, self.namespace, labels, "", self.codec)
+            return SourceKey(ENDPOINTSLICES, "", labels, "", PROTOBUF, last_counts=True)
+        return SourceKey(ENDPOINTSLICES, self.namespace, labels, "", self.codec, last_counts=True)
 
 
 class _GridItem(Item):

@@ -349,17 +349,16 @@ class ProtobufCodec:
     def change(self, frame: bytes) -> Change:
         """Return the event in `frame`. Raises `CodecError`."""
         try:
-            kind, body = protobuf.read_event(frame)
-            envelope = protobuf.unwrap(body)
+            kind, raw = protobuf.read_watched(frame)
             if kind in ("ADDED", "MODIFIED", "DELETED"):
-                item = self._item(envelope.raw)
+                item = self._item(raw)
                 return Change(kind, item, item.rv)
             if kind == "BOOKMARK":
-                meta = protobuf.read_meta(envelope.raw)
+                meta = protobuf.read_meta(raw)
                 end = meta.annotations.get(INITIAL_EVENTS_END) == "true"
                 return Change(kind, None, _resource_version(meta.resource_version), end)
             if kind == "ERROR":
-                code, message = _read_status(envelope.raw)
+                code, message = _read_status(raw)
                 return Change(kind, code=code, message=message)
         except protobuf.ProtobufError as error:
             raise CodecError(str(error)) from error

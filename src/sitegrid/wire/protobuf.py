@@ -181,18 +181,15 @@ def _strings(data: bytes, numbers: tuple[int, ...], start: int, end: int) -> dic
 
 def map_entry(data: bytes, field: Field) -> tuple[str, str]:
     """Return key and value of an entry of a map of strings. Raises `ProtobufError`."""
-    if field.wire_type != BYTES:
+    if field[1] != BYTES:
         raise ProtobufError("a map entry is a message")
-    start, stop = field.start, field.stop
-    # As every encoder writes it: key, then value, both with a length of one byte.
-    if stop - start >= 4 and data[start] == 0x0A and (key_length := data[start + 1]) < 0x80:
-        middle = start + 2 + key_length
-        if middle + 2 <= stop and data[middle] == 0x12 and data[middle + 1] == stop - middle - 2 < 0x80:
-            try:
-                return data[start + 2 : middle].decode(), data[middle + 2 : stop].decode()
-            except UnicodeDecodeError as error:
-                raise ProtobufError("map entry is not UTF-8") from error
-    entry = _strings(data, (1, 2), start, stop)
+    return _map_entry(data[field[3] : field[4]])
+
+
+@lru_cache(maxsize=256)
+def _map_entry(data: bytes) -> tuple[str, str]:
+    """Return key and value; the labels of a slice are the same ones with every change."""
+    entry = _strings(data, (1, 2), 0, len(data))
     return entry.get(1, ""), entry.get(2, "")
 
 
@@ -289,7 +286,7 @@ def unwrap(data: bytes) -> Envelope:
 def wrap(api_version: str, kind: str, raw: bytes) -> bytes:
     """Return `raw` as the body that the API server would send (with its empty encoding and content type)."""
     types = write_bytes(1, api_version.encode()) + write_bytes(2, kind.encode())
-    return MAGIC + write_bytes(1, types) + write_bytes(2, raw) + b"\x1a\x00\x22\x00"
+    return MAGIC + write_bytes(1, types) + write_bytes(2, raw) + _ENVELOPE_END
 
 
 def read_event(frame: bytes) -> tuple[str, bytes]:
@@ -309,6 +306,30 @@ def read_event(frame: bytes) -> tuple[str, bytes]:
     if body is None:
         raise ProtobufError("watch event without object")
     return kind, body
+
+
+_ENVELOPES: dict[int, tuple[bytes, str]] = {}
+"""Of events of each length: what stands before the object, and the event's type."""
+_MAX_ENVELOPES: Final = 256
+_ENVELOPE_END: Final = b"\x1a\x00\x22\x00"
+
+
+def read_watched(frame: bytes) -> tuple[str, bytes]:
+    """Return type and object (without its `k8s\\0` envelope) of a WatchEvent. Raises `ProtobufError`.
+
+    The envelope of an event is a pure function of its length, its type and the object's: what was understood once is
+    only compared.
+    """
+    known = _ENVELOPES.get(len(frame))
+    if known is not None and frame.startswith(known[0]) and frame.endswith(_ENVELOPE_END):
+        return known[1], frame[len(known[0]) : -len(_ENVELOPE_END)]
+    kind, body = read_event(frame)
+    envelope = unwrap(body)
+    if frame == write_event(kind, wrap(*envelope)):
+        if len(_ENVELOPES) >= _MAX_ENVELOPES:
+            _ENVELOPES.clear()
+        _ENVELOPES[len(frame)] = (frame[: -len(envelope.raw + _ENVELOPE_END)], kind)
+    return kind, envelope.raw
 
 
 def write_event(kind: str, body: bytes) -> bytes:

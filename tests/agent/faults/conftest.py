@@ -284,8 +284,19 @@ class Wire:
             if isinstance(event, bytes):
                 yield event
             else:
-                self.network.deliver(self, event)
-                yield self._encode(event)
+                yield self._deliver(event)
+
+    def _deliver(self, event: Event) -> bytes:
+        """Return what arrives together: this event and those that are waiting behind it."""
+        self.network.deliver(self, event)
+        data = self._encode(event)
+        while self.sent and isinstance(following := self.sent[0], Event) and self.allowance != 0:
+            self.sent.popleft()
+            if self.allowance:
+                self.allowance -= 1
+            self.network.deliver(self, following)
+            data += self._encode(following)
+        return data
 
     async def read_all(self, limit: int, timeout: float) -> bytes:
         """Return the whole body."""

@@ -1,0 +1,324 @@
+"""The connection that sources share, TLS sessions, and what a rotated CA or token does to both."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sitegrid.agent.credentials import from_kubeconfig
+from sitegrid.agent.multiplex import Stream
+from sitegrid.agent.reply import Reply, UpstreamError
+from sitegrid.agent.upstream import Exchange, Upstream
+from sitegrid.wire.hpack import Decoder, Encoder
+
+DATA, HEADERS, RST, SETTINGS, GOAWAY = 0, 1, 3, 4, 7
+
+
+class Connection:
+    """One connection that the server has: what it was asked, and the way to answer."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        tls = writer.get_extra_info("ssl_object")
+        self.resumed: bool = tls.session_reused
+        self.protocol: str = tls.selected_alpn_protocol()
+        self.requests: dict[int, dict[bytes, bytes]] = {}
+        self.cancelled: list[int] = []
+        self.ended = False
+        self.writer = writer
+        self._encoder = Encoder()
+
+    def send(self, kind: int, flags: int, stream: int, payload: bytes = b"") -> None:
+        """Send one frame."""
+        head = len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big")
+        self.writer.write(head + payload)
+
+    def answer(self, stream: int, status: bytes, body: bytes = b"", *, end: bool = False) -> None:
+        """Answer a request."""
+        self.send(HEADERS, 4, stream, self._encoder.encode([(b":status", status, False)]))
+        self.send(DATA, 1 if end else 0, stream, body)
+
+    async def serve(self, reader: asyncio.StreamReader) -> None:
+        """Take requests until the connection ends; HTTP/1.1 ones are answered with `ok`."""
+        if self.protocol != "h2":
+            await reader.readuntil(b"\r\n\r\n")
+            self.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            return
+        await reader.readexactly(24)
+        self.send(SETTINGS, 0, 0)
+        decoder = Decoder()
+        while True:
+            head = await reader.readexactly(9)
+            payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
+            stream = int.from_bytes(head[5:], "big")
+            if head[3] == HEADERS:
+                self.requests[stream] = dict(decoder.decode(payload))
+            elif head[3] == RST:
+                self.cancelled.append(stream)
+
+
+class ApiServer:
+    """A TLS server for 127.0.0.1 whose certificate, made in its directory, is the authority as well."""
+
+    def __init__(self, directory: Path, certificates: Any) -> None:
+        self.directory = directory
+        self._certificates = certificates
+        self.connections: list[Connection] = []
+        self.protocols = ["h2", "http/1.1"]
+        self.port = 0
+        self._server: asyncio.Server | None = None
+        (directory / "server").mkdir()
+        (directory / "token").write_text("first")
+        self.renew()
+        self.publish()
+
+    def renew(self) -> None:
+        """Get another certificate, of another authority."""
+        self._certificates(self.directory / "server")
+
+    def publish(self) -> None:
+        """Put the present authority where the agent reads it."""
+        shutil.copy(self.directory / "server" / "tls.crt", self.directory / "new.crt")
+        (self.directory / "new.crt").rename(self.directory / "ca.crt")
+
+    async def start(self) -> None:
+        """Listen, at the same port as before."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.directory / "server" / "tls.crt", self.directory / "server" / "tls.key")
+        context.set_alpn_protocols(self.protocols)
+        self._server = await asyncio.start_server(self._client, "127.0.0.1", self.port, ssl=context)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def stop_listening(self) -> None:
+        """Take no further connections."""
+        if self._server is not None:
+            self._server.close()
+
+    def stop(self) -> None:
+        """End it with all its connections."""
+        self.stop_listening()
+        for connection in self.connections:
+            connection.writer.transport.abort()
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = Connection(writer)
+        self.connections.append(connection)
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await connection.serve(reader)
+        connection.ended = True
+        writer.close()
+
+    def upstream(self) -> Upstream:
+        """Return the agent's way to it."""
+        config = {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [
+                {
+                    "name": "c",
+                    "cluster": {"server": f"https://127.0.0.1:{self.port}", "certificate-authority": "ca.crt"},
+                }
+            ],
+            "users": [{"name": "u", "user": {"tokenFile": "token"}}],
+        }
+        (self.directory / "kubeconfig").write_text(json.dumps(config))
+        return Upstream(from_kubeconfig(str(self.directory / "kubeconfig")))
+
+
+@pytest.fixture
+async def server(tmp_path: Path, certificates: Any) -> AsyncIterator[ApiServer]:
+    """Give a running server."""
+    server = ApiServer(tmp_path, certificates)
+    await server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def upstream(server: ApiServer, objects: Any) -> AsyncIterator[Upstream]:
+    """Give the agent's way to the server."""
+    upstream = server.upstream()
+    yield upstream
+    upstream.close()
+    await objects.eventually(lambda: all(connection.ended for connection in server.connections))
+    tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith("source")]
+    if tasks:
+        await asyncio.wait(tasks, timeout=5)
+
+
+async def _asked(server: ApiServer, upstream: Upstream, count: int, objects: Any) -> list[Reply]:
+    """Make `count` requests at once, which the server then has."""
+    before = sum(len(connection.requests) for connection in server.connections)
+    replies = await asyncio.gather(*(upstream.ask(f"/{n}", [("Accept", "x")], as_agent=True) for n in range(count)))
+    await objects.eventually(lambda: sum(len(c.requests) for c in server.connections) == before + count)
+    return list(replies)
+
+
+async def test_sources_share_a_connection(server: ApiServer, upstream: Upstream, objects: Any) -> None:
+    """Requests at the same time cost one handshake, and each gets its own answer."""
+    replies = await _asked(server, upstream, 3, objects)
+    (connection,) = server.connections
+    assert {request[b"authorization"] for request in connection.requests.values()} == {b"Bearer first"}
+    for stream, request in reversed(connection.requests.items()):
+        connection.answer(stream, b"200", b"to " + request[b":path"], end=True)
+    for number, reply in enumerate(replies):
+        await reply.head(5)
+        assert (reply.status, await reply.read_all(100, 5)) == (200, b"to /%d" % number)
+
+
+async def test_a_lost_connection_ends_all_answers(server: ApiServer, upstream: Upstream, objects: Any) -> None:
+    """None is taken for whole, and the next request makes another connection."""
+    replies = await _asked(server, upstream, 2, objects)
+    for stream in server.connections[0].requests:
+        server.connections[0].answer(stream, b"200", b"part")
+    for reply in replies:
+        await reply.head(5)
+    server.connections[0].writer.transport.abort()
+    for reply in replies:
+        with pytest.raises(UpstreamError):
+            await reply.read_all(100, 5)
+    await _asked(server, upstream, 1, objects)
+    assert len(server.connections) == 2
+
+
+async def test_an_ended_source_leaves_the_others_alone(server: ApiServer, upstream: Upstream, objects: Any) -> None:
+    """Its answer is cancelled, the connection stays."""
+    replies = await _asked(server, upstream, 2, objects)
+    replies[0].close()
+    (connection,) = server.connections
+    await objects.eventually(lambda: connection.cancelled)
+    ended, other = connection.cancelled[0], *(set(connection.requests) - set(connection.cancelled))
+    connection.answer(ended, b"200", b"late")
+    connection.answer(other, b"200", b"ok", end=True)
+    assert await replies[1].read_all(100, 5) == b"ok"
+
+
+async def test_a_burst_arrives_whole_and_in_order(server: ApiServer, upstream: Upstream, objects: Any) -> None:
+    """Reading in batches loses nothing and mixes nothing up; the rest of a large body is asked for as it is taken."""
+    (reply,) = await _asked(server, upstream, 1, objects)
+    (connection,) = server.connections
+    connection.answer(1, b"200")
+    pieces = [b"%5d" % number * 300 for number in range(150)]
+    for piece in pieces:
+        connection.send(DATA, 0, 1, piece)
+        await connection.writer.drain()
+        await asyncio.sleep(0)
+    connection.send(DATA, 1, 1)
+    assert await reply.read_all(1 << 20, 5) == b"".join(pieces)
+
+
+async def test_after_goaway_the_next_request_goes_elsewhere(
+    server: ApiServer, upstream: Upstream, objects: Any
+) -> None:
+    """What is open goes on where it is: API servers spread their clients this way."""
+    (reply,) = await _asked(server, upstream, 1, objects)
+    server.connections[0].answer(1, b"200")
+    await reply.head(5)
+    server.connections[0].send(GOAWAY, 0, 0, b"\0\0\0\1\0\0\0\0")
+    server.connections[0].send(DATA, 0, 1, b"still here")
+    assert await anext(reply.body(5)) == b"still here"
+    await _asked(server, upstream, 1, objects)
+    assert len(server.connections) == 2
+    server.connections[0].send(DATA, 1, 1, b"!")
+    assert await reply.read_all(100, 5) == b"!"
+
+
+async def test_without_http_2_each_request_has_its_connection(
+    server: ApiServer, upstream: Upstream, objects: Any
+) -> None:
+    """What the server does not speak is not insisted on."""
+    server.stop()
+    server.protocols = ["http/1.1"]
+    await server.start()
+    reply = await upstream.ask("/", [], as_agent=True)
+    assert isinstance(reply, Exchange)
+    assert await reply.read_all(100, 5) == b"ok"
+    reply.close()
+
+
+async def _pass_through(upstream: Upstream) -> bytes:
+    exchange = await upstream.open("GET", "/", [], as_agent=False)
+    try:
+        return await exchange.read_all(100, 5)
+    finally:
+        exchange.close()
+
+
+async def test_the_next_connection_resumes_the_session(server: ApiServer, upstream: Upstream, objects: Any) -> None:
+    """Neither side sends certificates again: what is passed through, and the shared connection after a loss."""
+    for _ in range(2):
+        assert await _pass_through(upstream) == b"ok"
+    assert [connection.resumed for connection in server.connections] == [False, True]
+    for _ in range(2):
+        (reply,) = await _asked(server, upstream, 1, objects)
+        server.connections[-1].answer(1, b"200", end=True)
+        assert await reply.read_all(100, 5) == b""
+        server.connections[-1].writer.transport.abort()
+        await objects.eventually(lambda: server.connections[-1].ended)
+    assert [connection.resumed for connection in server.connections[2:]] == [False, True]
+
+
+async def test_no_session_outlives_the_authority(server: ApiServer, upstream: Upstream) -> None:
+    """A server that the present authority does not vouch for is refused, though it knows the session."""
+    for _ in range(2):
+        await _pass_through(upstream)
+    assert server.connections[-1].resumed
+    server.renew()
+    server.publish()
+    with pytest.raises(UpstreamError, match="certificate verify failed"):
+        await upstream.open("GET", "/", [], as_agent=False)
+    with pytest.raises(UpstreamError, match="certificate verify failed"):
+        await upstream.ask("/", [], as_agent=True)
+
+
+async def test_a_new_authority_is_used_at_once(server: ApiServer, upstream: Upstream, objects: Any) -> None:
+    """The file is read again: the next request verifies anew, and the old connection ends with what is open on it."""
+    (former,) = await _asked(server, upstream, 1, objects)
+    server.connections[0].answer(1, b"200")
+    await former.head(5)
+    old = server.connections[0]
+    server.stop_listening()
+    server.renew()
+    server.publish()
+    await server.start()
+    await _asked(server, upstream, 1, objects)
+    assert [connection.resumed for connection in server.connections] == [False, False]
+    assert await _pass_through(upstream) == b"ok"
+    assert not old.ended
+    old.send(DATA, 1, 1, b"whole")
+    assert await former.read_all(100, 5) == b"whole"
+    await objects.eventually(lambda: old.ended)
+
+
+async def test_a_new_token_is_sent_at_once(server: ApiServer, upstream: Upstream, objects: Any) -> None:
+    """The next request on the same connection has it."""
+    await _asked(server, upstream, 1, objects)
+    (server.directory / "token").write_text("second")
+    await _asked(server, upstream, 1, objects)
+    (connection,) = server.connections
+    assert [r[b"authorization"] for r in connection.requests.values()] == [b"Bearer first", b"Bearer second"]
+
+
+@pytest.mark.cluster
+async def test_the_real_api_server_multiplexes(cluster: Any) -> None:
+    """Several answers of a real API server on one connection, an error and a large one among them."""
+    upstream = Upstream(from_kubeconfig(str(cluster.kubeconfig("agent-token"))))
+    headers = [("Accept", "application/json")]
+    try:
+        paths = ("/api/v1/nodes", "/openapi/v2", "/nothing/of/that/name", "/api/v1/nodes?watch=true&timeoutSeconds=1")
+        replies = [await upstream.ask(path, headers, as_agent=True) for path in paths]
+        bodies = [await reply.read_all(64 << 20, 20) for reply in replies]
+    finally:
+        upstream.close()
+    assert all(isinstance(reply, Stream) for reply in replies)
+    assert [reply.status for reply in replies] == [200, 200, 403, 200]
+    assert json.loads(bodies[0])["kind"] == "NodeList"
+    assert len(bodies[1]) > 1 << 20
+    assert json.loads(bodies[1])["swagger"] == "2.0"

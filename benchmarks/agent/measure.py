@@ -17,7 +17,8 @@ from typing import Final
 from benchmarks.agent.meter import Meter
 from benchmarks.agent.stage import Side, Stage, StageError
 from benchmarks.agent.world import KEY, Change, Scale, World
-from sitegrid.wire.labels import GRID_UNIQ_KEY, MANAGED_BY, SITEGRID, UNIT, unit_id
+from sitegrid.kube.resources import ENDPOINTSLICES, SERVICES
+from sitegrid.wire.labels import GRID_UNIQ_KEY, HEADLESS, MANAGED_BY, SERVICE_PROXY_NAME, SITEGRID, UNIT, unit_id
 
 GAP: Final = 1.2
 """Seconds between two changes: kube-proxy writes rules at most once a second, and is not to wait for that."""
@@ -37,7 +38,7 @@ class Effort:
     own_burst: int
 
 
-FULL: Final = Effort(changes=15, settle=5.0, rest=20.0, foreign_burst=10_000, own_burst=2_000)
+FULL: Final = Effort(changes=15, settle=5.0, rest=20.0, foreign_burst=10_000, own_burst=10_000)
 QUICK: Final = Effort(changes=3, settle=1.0, rest=1.0, foreign_burst=200, own_burst=40)
 """For sizes whose figures are not judged."""
 
@@ -65,8 +66,10 @@ class Start:
     """What it costs one side to begin."""
 
     bytes: int
-    listed: int
+    slices: int
     """Of which EndpointSlices, as one list in protobuf."""
+    services: int
+    """Of which Services, likewise."""
     cpu: float
     seconds: float
     """From kube-proxy's start until all rules are there."""
@@ -125,9 +128,10 @@ class Measurement:
         stage, side = self._stage, self._stage.stock
         world = await stage.write_stock()
         self._progress("starting kube-proxy straight at the API server")
-        listed = await stage.listed_bytes("!service.kubernetes.io/headless")
+        slices = await stage.listed_bytes(ENDPOINTSLICES, f"!{HEADLESS}")
+        services = await stage.listed_bytes(SERVICES, f"!{SERVICE_PROXY_NAME}")
         endpoints = self._scale.services * self._scale.units * self._scale.endpoints
-        start, meters = await self._start(side, endpoints, listed)
+        start, meters = await self._start(side, endpoints, slices, services)
         self._progress("changing single endpoints")
         own = await self._changes(side, meters, world, lambda _: stage.own_unit, _nothing, stage.write_source)
         other = await self._changes(side, meters, world, self._other_unit, _nothing, stage.write_source)
@@ -141,9 +145,12 @@ class Measurement:
         world = await stage.write_grid()
         self._progress("starting the agent, and kube-proxy behind it")
         unit = unit_id(KEY, World.unit(stage.own_unit))
-        listed = await stage.listed_bytes(f"{UNIT}={unit},{MANAGED_BY}={SITEGRID}")
-        listed += await stage.listed_bytes(f"!service.kubernetes.io/headless,!{GRID_UNIQ_KEY}")
-        start, meters = await self._start(side, self._scale.services * self._scale.endpoints, listed, agent=True)
+        slices = await stage.listed_bytes(ENDPOINTSLICES, f"{UNIT}={unit},{MANAGED_BY}={SITEGRID}")
+        slices += await stage.listed_bytes(ENDPOINTSLICES, f"!{HEADLESS},!{GRID_UNIQ_KEY}")
+        services = await stage.listed_bytes(SERVICES, GRID_UNIQ_KEY)
+        services += await stage.listed_bytes(SERVICES, f"!{SERVICE_PROXY_NAME},!{GRID_UNIQ_KEY}")
+        endpoints = self._scale.services * self._scale.endpoints
+        start, meters = await self._start(side, endpoints, slices, services, agent=True)
         read_at_start = side.agent_metric("upstream_bytes_total")
         self._progress("changing single endpoints")
         own = await self._changes(
@@ -173,7 +180,7 @@ class Measurement:
     # --- steps ---
 
     async def _start(
-        self, side: Side, endpoints: int, listed: int, *, agent: bool = False
+        self, side: Side, endpoints: int, slices: int, services: int, *, agent: bool = False
     ) -> tuple[Start, list[Meter]]:
         """Start what is to be measured on `side` and wait for its rules; return the agent's meter first."""
         before = side.wan_bytes()
@@ -188,7 +195,8 @@ class Measurement:
         await asyncio.sleep(self._effort.settle)
         start = Start(
             bytes=side.wan_bytes() - before,
-            listed=listed,
+            slices=slices,
+            services=services,
             cpu=sum(meter.cpu() for meter in meters),
             seconds=seconds,
             rest=0.0,

@@ -29,7 +29,7 @@ from sitegrid.grid.observed import EndpointSlice
 from sitegrid.grid.slices import manifest, unselected, untracked
 from sitegrid.kube.client import Client
 from sitegrid.kube.config import load_config
-from sitegrid.kube.resources import ENDPOINTSLICES, SERVICES
+from sitegrid.kube.resources import ENDPOINTSLICES, SERVICES, Resource
 from sitegrid.lab.lab import Lab
 from sitegrid.lab.sites import Node, Sites
 from sitegrid.wire.labels import UNIT, unit_id
@@ -301,9 +301,9 @@ class Stage:
     async def _write_untracked(self, item: EndpointSlice) -> None:
         await self.api.patch(ENDPOINTSLICES, item.metadata.name, untracked(item), item.metadata.namespace)
 
-    async def listed_bytes(self, label_selector: str) -> int:
-        """Return the size of a list of EndpointSlices in protobuf, as a node would get it."""
-        path = f"{ENDPOINTSLICES.path()}?{urlencode({'labelSelector': label_selector})}"
+    async def listed_bytes(self, resource: Resource, label_selector: str) -> int:
+        """Return the size of a list in protobuf, as a node would get it."""
+        path = f"{resource.path()}?{urlencode({'labelSelector': label_selector})}"
         return await asyncio.to_thread(_protobuf_size, self._lab, path)
 
     async def _all(self, calls: Iterable[Awaitable[Any]]) -> list[Any]:

@@ -19,7 +19,7 @@ from sitegrid.agent.reply import Reply, UpstreamError
 from sitegrid.agent.upstream import Exchange, Upstream
 from sitegrid.wire.hpack import Decoder, Encoder
 
-DATA, HEADERS, RST, SETTINGS, GOAWAY = 0, 1, 3, 4, 7
+DATA, HEADERS, RST, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
 
 
 class Connection:
@@ -32,6 +32,7 @@ class Connection:
         self.requests: dict[int, dict[bytes, bytes]] = {}
         self.cancelled: list[int] = []
         self.ended = False
+        self.mute = False
         self.writer = writer
         self._encoder = Encoder()
 
@@ -62,6 +63,8 @@ class Connection:
                 self.requests[stream] = dict(decoder.decode(payload))
             elif head[3] == RST:
                 self.cancelled.append(stream)
+            elif head[3] == PING and not self.mute:
+                self.send(PING, 1, 0, payload)
 
 
 class ApiServer:
@@ -228,6 +231,33 @@ async def test_after_goaway_the_next_request_goes_elsewhere(
     assert len(server.connections) == 2
     server.connections[0].send(DATA, 1, 1, b"!")
     assert await reply.read_all(100, 5) == b"!"
+
+
+async def test_what_another_connection_met_is_not_believed_for_long(
+    server: ApiServer, upstream: Upstream, objects: Any
+) -> None:
+    """Told that the WAN is down, the probe asks on the shared connection, and finds that it is not."""
+    await _asked(server, upstream, 1, objects)
+    upstream.wan.lost("a client's connection took too long")
+    upstream.start()
+    await objects.eventually(lambda: upstream.wan.up)
+    assert len(server.connections) == 1
+
+
+async def test_a_mute_connection_is_replaced(
+    server: ApiServer, upstream: Upstream, objects: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One on which nothing answers is ended, with an error for its sources; the probe makes another one."""
+    monkeypatch.setattr("sitegrid.agent.upstream.CONNECT_TIMEOUT", 0.2)
+    (reply,) = await _asked(server, upstream, 1, objects)
+    server.connections[0].mute = True
+    upstream.wan.lost("a client's connection took too long")
+    upstream.start()
+    with pytest.raises(UpstreamError):
+        await reply.head(5)
+    await objects.eventually(lambda: upstream.wan.up)
+    assert server.connections[0].ended
+    assert len(server.connections) > 1
 
 
 async def test_without_http_2_each_request_has_its_connection(

@@ -51,6 +51,14 @@ def test_settings_are_acknowledged_and_pings_answered(http: Http2) -> None:
     assert frames(http.take()) == [(SETTINGS, 1, 0, b""), (PING, 1, 0, b"12345678")]
 
 
+def test_a_ping_asks_for_a_sign_of_life(http: Http2) -> None:
+    """Its answer is told, and nothing else is."""
+    http.ping()
+    ((kind, flags, stream, payload),) = frames(http.take())
+    assert (kind, flags, stream, len(payload)) == (PING, 0, 0, 8)
+    assert http.receive(frame(PING, 1, 0, payload)) == [Event(0, done=True)]
+
+
 def test_no_more_requests_than_the_server_allows(http: Http2) -> None:
     """SETTINGS_MAX_CONCURRENT_STREAMS."""
     http.receive(frame(SETTINGS, 0, 0, b"\0\3\0\0\0\2"))

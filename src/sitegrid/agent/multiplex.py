@@ -88,6 +88,7 @@ class Link(asyncio.BufferedProtocol):
         self._resume: asyncio.TimerHandle | None = None
         self._arrived = 0.0
         self._retired = False
+        self._pings: list[asyncio.Future[None]] = []
         self.protocol = ""
         self.secured: asyncio.Future[None] = self._loop.create_future()
 
@@ -115,6 +116,14 @@ class Link(asyncio.BufferedProtocol):
             self._flush()
             if self._retired and not self._streams:
                 self.close()
+
+    async def answers(self) -> None:
+        """Wait for a sign of life; there may never be one. Raises `UpstreamError` when the connection ends."""
+        answer = self._loop.create_future()
+        self._pings.append(answer)
+        self._http.ping()
+        self._flush()
+        await answer
 
     def retire(self) -> None:
         """Close the connection with the last answer on it."""
@@ -173,6 +182,9 @@ class Link(asyncio.BufferedProtocol):
         """Give `data` to the answers that it is for; tell whether there were bodies in it."""
         bodies = False
         for event in self._http.receive(data):
+            if not event.stream:
+                self._answered(None)
+                continue
             stream = self._streams.get(event.stream)
             if stream is not None:
                 if event.done or event.error:
@@ -182,6 +194,15 @@ class Link(asyncio.BufferedProtocol):
         if self._retired and not self._streams:
             self.close()
         return bodies
+
+    def _answered(self, error: UpstreamError | None) -> None:
+        pings, self._pings = self._pings, []
+        for ping in pings:
+            if not ping.done():
+                if error is None:
+                    ping.set_result(None)
+                else:
+                    ping.set_exception(error)
 
     def _gather(self) -> None:
         """In a burst, read on only when there is more."""
@@ -217,6 +238,7 @@ class Link(asyncio.BufferedProtocol):
             self._resume.cancel()
         if not self.secured.done():
             self.secured.set_exception(error or UpstreamError(reason))
+        self._answered(UpstreamError(reason))
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.hear(Event(stream.number, error=reason))

@@ -197,20 +197,34 @@ class Upstream:
             self._probe = asyncio.get_running_loop().create_task(self._probe_until_reached(), name="source probe")
 
     async def _probe_until_reached(self) -> None:
-        """Try to connect until that succeeds; the shared connection is made by this, so that sources find it."""
+        """Look for the API server until it is there, on the shared connection if there can be one."""
         pause = _FIRST_PROBE
         while True:
             try:
-                if self._context(as_agent=True) is not None:
-                    await self._shared(as_agent=True)
-                else:
-                    _, writer = await self._connect(CONNECT_TIMEOUT, self._streams(None))
+                link = await self._shared(as_agent=True)
+                if link is None:
+                    _, writer = await self._connect(CONNECT_TIMEOUT, self._streams(self._context(as_agent=True)))
                     writer.transport.abort()
+                elif not self.wan.up:
+                    # The connection is not new, and what became of another one says that it may be dead.
+                    await self._ping(link)
             except UpstreamError:
                 await asyncio.sleep(random.uniform(pause / 2, pause))
                 pause = min(2 * pause, _LONGEST_PROBE)
             else:
                 return
+
+    async def _ping(self, link: Link) -> None:
+        """See whether the shared connection is alive, and end it otherwise. Raises `UpstreamError`."""
+        begin = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await link.answers()
+        except TimeoutError:
+            link.close()
+            raise UpstreamError("the API server fell silent") from None
+        # A connection takes three times as long to make.
+        self.wan.reached(3 * (asyncio.get_running_loop().time() - begin))
 
 
 def _is_good(dialing: asyncio.Task[Link | None]) -> bool:

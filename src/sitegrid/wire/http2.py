@@ -37,7 +37,10 @@ class Http2Error(ConnectionError):
 
 
 class Event(NamedTuple):
-    """What became of a stream: its `headers`, a piece of `data`, its end (`done`), or its failure (`error`)."""
+    """What became of a stream: its `headers`, a piece of `data`, its end (`done`), or its failure (`error`).
+
+    Stream 0 is the connection: the answer to a ping.
+    """
 
     stream: int
     headers: list[Header] | None = None
@@ -121,6 +124,10 @@ class Http2:
         if self._streams.pop(stream, None) is not None:
             self._send(_RST_STREAM, 0, stream, _number(_CANCEL))
 
+    def ping(self) -> None:
+        """Ask the server for a sign of life."""
+        self._send(_PING, 0, 0, bytes(8))
+
     def took(self, stream: int, size: int) -> None:
         """Hear that `size` bytes of an answer were taken, so that the server may send more."""
         if more := self._window.refill(size):
@@ -173,7 +180,9 @@ class Http2:
         elif kind == _SETTINGS:
             self._settings(flags, payload)
         elif kind == _PING:
-            if not flags & _ACK:
+            if flags & _ACK:
+                events.append(Event(0, done=True))
+            else:
                 self._send(_PING, _ACK, 0, payload)
         elif kind == _GOAWAY:
             self._goaway(events, payload)

@@ -17,8 +17,9 @@ from sitegrid.agent.http import Connection, Request
 from sitegrid.agent.hub import Hub
 from sitegrid.agent.passthrough import open_as_client
 from sitegrid.agent.patches import patched_object
+from sitegrid.agent.reply import UpstreamError
 from sitegrid.agent.serve import UNREADY, Answer
-from sitegrid.agent.upstream import Upstream, UpstreamError
+from sitegrid.agent.upstream import Upstream
 from sitegrid.agent.view import ViewKey
 from sitegrid.wire.codec import Codec, Item
 from sitegrid.wire.labels import GRID_UNIQ_KEY

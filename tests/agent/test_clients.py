@@ -20,6 +20,7 @@ NAMESPACE = "clients"
 SLICES = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
 SERVICES = f"/api/v1/namespaces/{NAMESPACE}/services"
 GRID = {"tkeedge.io/grid-uniq-key": "zone", "service.kubernetes.io/service-proxy-name": "sitegrid"}
+PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 FOREIGN = b"10.66."
 
 
@@ -110,6 +111,36 @@ def test_endpoints_cannot_be_written_through_the_agent(cluster: Any, cluster_age
     result = subprocess.run(argv, capture_output=True, check=False, timeout=60)
     assert result.returncode != 0
     assert b"for reading only" in result.stderr
+
+
+@pytest.mark.parametrize("subresource", ["", "/status"])
+def test_a_grids_service_is_not_put_back_as_it_was_seen(cluster: Any, cluster_agent: str, subresource: str) -> None:
+    """Without the label that is taken off, every other kube-proxy would serve it; a PATCH keeps the label."""
+    name = f"kept-closed{subresource.replace('/', '-')}"
+    path = f"{SERVICES}/{name}"
+    cluster.write("POST", SERVICES, {"metadata": {"name": name, "labels": GRID}, "spec": {"ports": [{"port": 80}]}})
+    seen = json.loads(cluster.request("GET", path, base=cluster_agent)[1])
+    assert PROXY_NAME not in seen["metadata"]["labels"]
+    status, body = cluster.request("PUT", path + subresource, seen, base=cluster_agent)
+    assert (status, json.loads(body)["reason"]) == (405, "MethodNotAllowed")
+    assert "change the ServiceGrid" in json.loads(body)["message"]
+    patch = {"Content-Type": "application/merge-patch+json"}
+    change = {"metadata": {"annotations": {"a": "b"}}}
+    assert cluster.request("PATCH", path + subresource, change, base=cluster_agent, headers=patch)[0] == 200
+    assert cluster.write("GET", path)["metadata"]["labels"][PROXY_NAME] == "sitegrid"
+
+
+@pytest.mark.parametrize("subresource", ["", "/status"])
+def test_other_services_are_replaced(cluster: Any, cluster_agent: str, subresource: str) -> None:
+    """What is no grid's, and what does not exist, is the API server's affair."""
+    name = f"no-grids{subresource.replace('/', '-')}"
+    path = f"{SERVICES}/{name}"
+    cluster.write("POST", SERVICES, {"metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}})
+    seen = json.loads(cluster.request("GET", path, base=cluster_agent)[1])
+    seen["metadata"]["labels"] = {"a": "b"}
+    assert cluster.request("PUT", path + subresource, seen, base=cluster_agent)[0] == 200
+    assert cluster.write("GET", path)["metadata"]["labels"] == {"a": "b"}
+    assert cluster.request("PUT", f"{path}-none{subresource}", seen, base=cluster_agent)[0] in (400, 404)
 
 
 def _resolve(port: int, name: str) -> list[str] | None:

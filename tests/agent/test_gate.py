@@ -44,6 +44,9 @@ def test_services_are_routed() -> None:
     assert decide("GET", "/api/v1/services")[:2] == (Kind.VIEW, SERVICES)
     assert decide("GET", "/api/v1/namespaces/a/services/b")[:2] == (Kind.OBJECT, SERVICES)
     assert decide("PATCH", "/api/v1/namespaces/a/services/b").kind is Kind.PASS
+    for path in ("", "/status"):
+        assert decide("PUT", f"/api/v1/namespaces/a/services/b{path}")[:4] == (Kind.REPLACE, SERVICES, "a", "b")
+    assert decide("PUT", "/api/v1/namespaces/a/services/b/proxy/status").kind is Kind.PASS
     assert decide("GET", "/api/v1/namespaces/a/services/b/proxy/x").kind is Kind.PASS
 
 

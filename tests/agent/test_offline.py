@@ -174,6 +174,22 @@ async def test_what_was_missed_is_kept_as_well(api: Any, objects: Any, start_age
         assert (status, b"10.7.0.1" in body) == (200, True)
 
 
+@pytest.mark.parametrize("refusal", [None, (403, b"{}")])
+async def test_a_service_is_not_replaced_while_it_may_be_a_grids(
+    api: Any, objects: Any, start_agent: Any, refusal: Any
+) -> None:
+    """Where the API server cannot tell, a PUT is 503 and goes nowhere."""
+    async with start_agent() as site:
+        await objects.eventually(lambda: site.hub.node.known)
+        if refusal is None:
+            await api.stop()
+        else:
+            api.refusals["/api/v1/namespaces/default/services"] = refusal
+        status, _, _ = await site.request("PUT", "/api/v1/namespaces/default/services/a", PROXY, b"{}")
+        assert status == 503
+        assert all(method == "GET" for method, _, _ in api.requests)
+
+
 @pytest.mark.usefixtures("kept")
 async def test_a_client_gets_what_its_own_credential_got(objects: Any, start_agent: Any) -> None:
     """Lists and single objects are answered to the credential that had them, to no other and to none."""

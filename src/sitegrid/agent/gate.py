@@ -31,6 +31,8 @@ class Kind(Enum):
     """LIST or WATCH of EndpointSlices, Services or Endpoints, from a view."""
     OBJECT = "object"
     """GET of one EndpointSlice, Service or Endpoints: asked for upstream and looked at before it is shown."""
+    REPLACE = "replace"
+    """PUT of a Service, or of its status: passed through, unless it is a grid's, which clients see in part."""
     REFUSED = "refused"
     """Answered with `status` and `message`."""
     PASS = "pass"
@@ -132,6 +134,9 @@ def _decide_guarded(method: str, target: _Target) -> Route:
     if target.group_version != "v1":
         # discovery.k8s.io/v1beta1 ended with Kubernetes 1.25; a version that we do not know is not passed on.
         return _refuse(404, "the server could not find the requested resource")
+    if target.plural == "services" and method == "PUT" and target.name and target.rest in ((), ("status",)):
+        # Also with a status come labels (pkg/registry/core/service/strategy.go keeps the old spec only).
+        return Route(Kind.REPLACE, SERVICES, target.namespace, target.name)
     if target.rest:
         if target.plural == "services" and not target.watch:
             return _PASS  # status, proxy and other subresources show no endpoint

@@ -11,6 +11,7 @@ Invariant I1. Held by ``tests/agent/test_closure.py``, ``tests/agent/test_offlin
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import urlencode
 
 from sitegrid.agent.gate import Route
 from sitegrid.agent.http import Connection, Request
@@ -21,7 +22,7 @@ from sitegrid.agent.reply import UpstreamError
 from sitegrid.agent.serve import UNREADY, Answer
 from sitegrid.agent.upstream import Upstream
 from sitegrid.agent.view import ViewKey
-from sitegrid.wire.codec import Codec, Item
+from sitegrid.wire.codec import PROTOBUF, Codec, Item
 from sitegrid.wire.labels import GRID_UNIQ_KEY
 from sitegrid.wire.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES
 from sitegrid.wire.rewrite import grid_service_labels, of_grid, unit_slice_labels
@@ -29,6 +30,10 @@ from sitegrid.wire.status import Status
 
 _MAX_OBJECT: Final = 16 * 1024 * 1024
 _TIMEOUT: Final = 60.0
+_NO_REPLACE: Final = (
+    "the Service belongs to a ServiceGrid and the agent shows it as its site uses it: change the ServiceGrid, or "
+    "PATCH the Service, or PUT it at the API server itself"
+)
 _FORWARDED: Final = frozenset({b"authorization", b"user-agent"})
 
 
@@ -66,6 +71,27 @@ async def get_object(
         body = await _shown(body, route, upstream, hub, codec)
     content_type = exchange.header(b"content-type") or codec.media_type.encode()
     await connection.respond(exchange.status, [(b"content-type", content_type)], body)
+
+
+async def refuse_replacing_a_grids(route: Route, upstream: Upstream) -> None:
+    """Raise `Answer` where a Service that is to be replaced is a grid's; `UpstreamError` where that is not known.
+
+    A client writes back what it saw: without the label that keeps all other kube-proxies away from the Service, and
+    with what is different of it in this site only. A PATCH writes what it names.
+    """
+    query = urlencode({"labelSelector": GRID_UNIQ_KEY, "fieldSelector": f"metadata.name={route.name}"})
+    accept = f"{PROTOBUF.media_type};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+    target = f"{SERVICES.path(route.namespace)}?{query}"
+    exchange = await upstream.open("GET", target, [("Accept", accept)], as_agent=True)
+    try:
+        await exchange.head()
+        body = await exchange.read_all(_MAX_OBJECT, _TIMEOUT)
+    finally:
+        exchange.close()
+    if exchange.status != 200:
+        raise UpstreamError(f"whether the Service is a grid's is not known: HTTP {exchange.status}")
+    if PROTOBUF.item_list(body).items:
+        raise Answer(Status(405, _NO_REPLACE))
 
 
 async def _remembered(

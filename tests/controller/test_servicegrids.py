@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -13,6 +14,10 @@ def _seen(world: Any, unit: str) -> set[str]:
     """Return the addresses in a unit's slices."""
     items = world.plane.objects("endpointslices", world.namespace, f"tkeedge.io/unit={world.key}.{unit}")
     return {address for item in items for endpoint in item["endpoints"] for address in endpoint["addresses"]}
+
+
+def _override(**patch: Any) -> dict[str, Any]:
+    return {"units": {"names": ["one"]}, "patch": patch}
 
 
 def test_a_unit_without_endpoints_falls_back(world: Any, wait_for: Any) -> None:
@@ -39,6 +44,12 @@ def test_a_unit_without_endpoints_falls_back(world: Any, wait_for: Any) -> None:
         ({"fallback": [{"units": {"names": ["one"]}}]}, "spec.fallback[0].to"),
         ({"fallback": [{"units": {}, "to": ["two"]}]}, "say which units are meant"),
         ({"fallback": [{"units": {"selector": {}}, "to": ["two"]}]}, "the selector is empty"),
+        ({"overrides": [_override(selector={"a": "b"})]}, 'unknown field "spec.overrides[0].patch.selector"'),
+        ({"overrides": [_override()]}, "may have externalIPs, annotations and nodePorts, and has none"),
+        ({"overrides": [_override(externalIPs="10.1.1.1")]}, "spec.overrides[0].patch.externalIPs"),
+        ({"overrides": [_override(nodePorts={"http": 70000})]}, "spec.overrides[0].patch.nodePorts.http"),
+        ({"overrides": [{**_override(externalIPs=[]), "units": {}}]}, "say which units are meant"),
+        ({"overrides": [{"patch": {"externalIPs": []}}]}, "spec.overrides[0].units: Required value"),
     ],
 )
 def test_mistakes_are_refused(world: Any, spec: dict[str, Any], words: str) -> None:
@@ -46,3 +57,47 @@ def test_mistakes_are_refused(world: Any, spec: dict[str, Any], words: str) -> N
     result = world.plane.kubectl("apply", "-f", "-", manifest=world.service_grid(**spec), check=False)
     assert result.returncode
     assert words in result.stderr
+
+
+def test_what_differs_in_a_unit_is_written_for_it_alone(world: Any, wait_for: Any) -> None:
+    """In a slice of its own, without managedFields and endpoints; one that cannot be is a condition."""
+    world.nodes("one", "two", "three")
+    free, taken = 32101, 32102
+    other = {"type": "NodePort", "ports": [{"port": 80, "nodePort": taken}]}
+    metadata = {"name": "other", "namespace": world.namespace}
+    world.plane.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": other})
+    rules = [
+        {"units": {"names": ["one", "two"]}, "patch": {"externalIPs": ["10.1.1.1"], "nodePorts": {"80": taken}}},
+        {"units": {"names": ["two"]}, "patch": {"annotations": {"site": "$(unit.name)"}, "nodePorts": {"80": free}}},
+    ]
+    template = {"type": "NodePort", "selector": {"app": "grid"}, "ports": [{"port": 80}]}
+    world.plane.apply(world.service_grid(template=template, overrides=rules))
+
+    def written() -> dict[str, Any]:
+        items = world.plane.objects("endpointslices", world.namespace, "tkeedge.io/service-patch,tkeedge.io/unit")
+        return {
+            item["metadata"]["labels"]["tkeedge.io/unit"]: json.loads(
+                item["metadata"]["annotations"]["tkeedge.io/service-patch"]
+            )
+            for item in items
+            if not item["endpoints"] and "managedFields" not in item["metadata"]
+        }
+
+    ports = [{"port": 80, "protocol": "TCP", "nodePort": free}]
+    wanted = {
+        f"{world.key}.one": {"externalIPs": ["10.1.1.1"]},
+        f"{world.key}.two": {"externalIPs": ["10.1.1.1"], "annotations": {"site": "two"}, "nodePorts": ports},
+    }
+    wait_for(lambda: written() == wanted, "the patches", dump=world.dump)
+
+    def told() -> Any:
+        conditions = world.plane.get("sg", "grid", world.namespace)["status"]["conditions"]
+        return next(item["message"] for item in conditions if item["type"] == "Degraded")
+
+    wait_for(
+        lambda: f"{taken} is taken by Service {world.namespace}/other" in told(), "the condition", dump=world.dump
+    )
+    assert told().startswith("unit one: overrides[0]: patch.nodePorts.80: ")
+    assert "more units" not in told()
+    service = world.plane.get("services", "grid-svc", world.namespace)
+    assert "externalIPs" not in service["spec"]

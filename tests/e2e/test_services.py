@@ -1,6 +1,6 @@
 """What a ServiceGrid can do beyond one closed Service, with real kube-proxies and CoreDNS.
 
-Pods by common names, and units that fall back to a neighbour.
+Pods by common names, units that fall back to a neighbour, and what of a Service differs by site.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,3 +148,74 @@ def test_a_site_in_need_uses_its_neighbour_and_only_then(shop: Shop, lab: Lab) -
     events = lab.kubectl("get", "events").stdout
     assert re.search("FallbackBegan.*NodeUnit1 uses NodeUnit2", events)
     assert wait_until(lambda: "FallbackEnded" in lab.kubectl("get", "events").stdout)
+
+
+EXTERNAL = "203.0.113.7"
+
+
+@pytest.fixture
+def site_services(lab: Lab, walkthrough: Clients, examples: str) -> Iterator[str]:
+    """Apply the example with per-site Services; return its file."""
+    file = f"{examples}/site-services.yaml"
+    lab.kubectl("apply", "-f", file)
+    lab.kubectl("wait", "--for=condition=Ready", "--timeout=120s", "sg/site-services")
+    yield file
+    lab.kubectl("delete", "--ignore-not-found", "-f", file)
+
+
+def answering_sites(clients: Clients, node: str, url: str) -> set[str]:
+    """Return the sites that answer a few requests of the client on `node`; empty where nobody does."""
+    sites = clients.members("zone")
+    answers = clients.ask((node, url), 2, timeout=1.0)["answers"].values()
+    return {sites[answer["node"]] for answer in answers}
+
+
+def check_site_services(clients: Clients, address: str = EXTERNAL) -> None:
+    """Wait until the address works in NodeUnit1 alone, and each site has its own node port, none the other's."""
+    one, two = "node12", "node21"
+    wanted = {
+        (one, f"http://{address}/"): {"NodeUnit1"},
+        (two, f"http://{address}/"): set(),
+        (one, clients.node_url(one, 30090)): {"NodeUnit1"},
+        (one, clients.node_url(one, 30091)): set(),
+        (two, clients.node_url(two, 30090)): set(),
+        (two, clients.node_url(two, 30091)): {"NodeUnit2"},
+    }
+    for (node, url), sites in wanted.items():
+        assert wait_until(
+            lambda node=node, url=url, sites=sites: answering_sites(clients, node, url) == sites,  # type: ignore[misc]
+            seconds=60,
+        ), (node, url, sites, answering_sites(clients, node, url))
+
+
+def test_addresses_and_ports_of_a_site_work_there_and_nowhere_else(
+    site_services: str, walkthrough: Clients, lab: Lab
+) -> None:
+    """Through real kube-proxies; a changed override is followed, and the Service itself is as it was for others."""
+    check_site_services(walkthrough)
+    other = "203.0.113.8"
+    text = Path(site_services).read_text().replace(EXTERNAL, other)
+    lab.kubectl("apply", "-f", "-", input=text)
+    check_site_services(walkthrough, other)
+    assert wait_until(lambda: not answering_sites(walkthrough, "node12", f"http://{EXTERNAL}/"))
+    service = json.loads(lab.kubectl("get", "service", "site-services-svc", "-o", "json").stdout)
+    assert "externalIPs" not in service["spec"]
+    assert service["spec"]["ports"][0]["nodePort"] == 30090
+
+
+def test_they_stay_without_a_wan(site_services: str, walkthrough: Clients, lab: Lab) -> None:
+    """With the WAN cut, agent and kube-proxy start again from the disk, and the site's address is still its own."""
+    check_site_services(walkthrough)
+    lab.cut_wan("zone=NodeUnit1")
+    try:
+        lab.run("node12", ["nft", "delete", "table", "ip", "kube-proxy"], check=True)
+        for part in ("agent", "kube-proxy"):
+            lab.process(f"{part}@node12", "restart")
+
+        def answered() -> bool:
+            answers = walkthrough.ask(("node12", f"http://{EXTERNAL}/"), 2, timeout=1.0)["answers"].values()
+            return bool(answers) and {answer["node"] for answer in answers} <= {"node12", "node14"}
+
+        assert wait_until(answered, seconds=60)
+    finally:
+        lab.restore_wan("zone=NodeUnit1")

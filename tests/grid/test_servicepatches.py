@@ -111,7 +111,7 @@ def test_units_that_do_not_exist_are_told() -> None:
         ({"nodePorts": {"http": 80}}, "80 is outside 30000-32767"),
         ({"nodePorts": {"http": 31000}}, "31000 is taken by Service other/db"),
         ({"nodePorts": {"http": 31001}}, "31001 is taken by an override of ServiceGrid other/old"),
-        ({"nodePorts": {"http": 30054}}, "30054 is also that of port 53"),
+        ({"nodePorts": {"http": 30054}}, "30054 is taken by port 53 of this Service"),
     ],
 )
 def test_what_is_wrong_is_left_out_of_its_unit_and_told(patch: dict[str, Any], words: str) -> None:
@@ -144,6 +144,17 @@ def test_its_own_present_port_is_no_conflict() -> None:
     found = _resolve(rule, **own)
     assert found.patches["one"].node_ports == {(80, "TCP"): 30054, (53, "TCP"): 30080}
     assert not found.problems
+
+
+def test_a_port_that_a_later_override_replaces_is_not_looked_at() -> None:
+    """Nobody gets it, so it is nobody's problem."""
+    found = _resolve(
+        _for("one", "two", nodePorts={"http": 31000}),
+        _for("two", nodePorts={"80": 31002}),
+        allocated={31000: "other/db"},
+    )
+    assert found.problems.keys() == {"one"}
+    assert found.patches["two"].node_ports == {(80, "TCP"): 31002}
 
 
 def test_claims_are_what_is_wanted_by_unit() -> None:

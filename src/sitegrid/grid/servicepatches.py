@@ -78,7 +78,7 @@ def service_patches(grid: ServiceGrid, units: Units, service: Service | None, ta
         if unit.patch:
             patches[value] = unit.patch
         if unit.problems:
-            problems[value] = Problem(OVERRIDE_INVALID, "; ".join(unit.problems))
+            problems[value] = Problem(OVERRIDE_INVALID, "; ".join(dict.fromkeys(unit.problems)))
     unknown = frozenset(name for name in overrides.names if name not in units or not units[name].nodes)
     return ServicePatches(patches, problems, unknown)
 
@@ -142,7 +142,8 @@ class _Unit:
                 ips = ips if given is None else given
             annotations.update(self._annotations(f"{ref}: patch.annotations", override.patch.annotations))
             for key, number in override.patch.node_ports.items():
-                ports.update(self._node_port(f"{ref}: patch.nodePorts.{key}", key, number))
+                where = f"{ref}: patch.nodePorts.{key}"
+                ports.update(dict.fromkeys(self._ports(where, key), (number, where)))
         self.patch = ServicePatch(ips, annotations, self._free(ports))
 
     def _external_ips(self, where: str, addresses: list[str]) -> tuple[str, ...] | None:
@@ -180,34 +181,42 @@ class _Unit:
                 self.problems.append(f"{where}.{name}: {error.message}")
         return found
 
-    def _node_port(self, where: str, key: str, number: int) -> dict[Port, tuple[int, str]]:
-        """Return the ports that `key` means, with the wanted number and where it is from."""
+    def _ports(self, where: str, key: str) -> list[Port]:
+        """Return the Service's ports that `key` means, a name or a number."""
         if self._service is None:
-            return {}
+            return []
         spec = self._service.spec
         if spec.type not in NODE_PORT_TYPES:
             self.problems.append(
                 f"{where}: the Service's type is {spec.type}, which has no node ports: set type NodePort or "
                 "LoadBalancer in the template"
             )
-            return {}
-        named = [port for port in spec.ports if port.name == key]
-        ports = named or [port for port in spec.ports if str(port.port) == key]
+            return []
+        named = [_port(port) for port in spec.ports if port.name == key]
+        ports = named or [_port(port) for port in spec.ports if str(port.port) == key]
         if not ports:
             has = ", ".join(port.name or str(port.port) for port in spec.ports) or "none"
             self.problems.append(f"{where}: the Service has no such port (it has: {has}): correct the name or number")
+        return ports
+
+    def _free(self, wanted: dict[Port, tuple[int, str]]) -> dict[Port, int]:
+        """Return those of the wanted node ports that can be had."""
+        if self._service is None or not wanted:
             return {}
-        if number not in NODE_PORTS:
-            self.problems.append(
-                f"{where}: {number} is outside {NODE_PORTS.start}-{NODE_PORTS.stop - 1}, where node ports are: give "
-                "one inside"
-            )
-            return {}
-        holder = self._holder(number)
-        if holder:
-            self.problems.append(f"{where}: {number} is taken by {holder}: give another one")
-            return {}
-        return {_port(port): (number, where) for port in ports}
+        own = {_port(port): port.node_port for port in self._service.spec.ports}
+        final = {**own, **{port: number for port, (number, _) in wanted.items()}}
+        found = {}
+        for port, (number, where) in wanted.items():
+            twins = [other for other in final if other != port and (final[other], other[1]) == (number, port[1])]
+            holder = f"port {twins[0][0]} of this Service" if twins else self._holder(number)
+            if number not in NODE_PORTS:
+                ports = f"{NODE_PORTS.start}-{NODE_PORTS.stop - 1}"
+                self.problems.append(f"{where}: {number} is outside {ports}, where node ports are: give one inside")
+            elif holder:
+                self.problems.append(f"{where}: {number} is taken by {holder}: give another one")
+            else:
+                found[port] = number
+        return found
 
     def _holder(self, number: int) -> str:
         """Return in words who has a node port on the unit's nodes; empty where it is free."""
@@ -220,21 +229,6 @@ class _Unit:
             if claim.port == number and claim.nodes & self._info.nodes:
                 return f"an override of ServiceGrid {claim.grid}"
         return ""
-
-    def _free(self, wanted: dict[Port, tuple[int, str]]) -> dict[Port, int]:
-        """Return the node ports without those that two ports of the Service would then have."""
-        if self._service is None or not wanted:
-            return {}
-        own = {_port(port): port.node_port for port in self._service.spec.ports}
-        final = {**own, **{port: number for port, (number, _) in wanted.items()}}
-        found = {}
-        for port, (number, where) in wanted.items():
-            twins = [other for other in final if other != port and (final[other], other[1]) == (number, port[1])]
-            if twins:
-                self.problems.append(f"{where}: {number} is also that of port {twins[0][0]}: give another one")
-            else:
-                found[port] = number
-        return found
 
 
 def _port(port: ServicePort) -> Port:

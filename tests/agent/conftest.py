@@ -11,9 +11,7 @@ import contextlib
 import datetime
 import ipaddress
 import json
-import os
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
@@ -54,6 +52,7 @@ from sitegrid.wire.labels import (
     UNIT_SERVICE_NAME,
 )
 from sitegrid.wire.selectors import LabelSelector
+from tests.support.controlplane import ApiServer, free_port
 
 # A loaded machine is slow now and then; a test that measures time finds that and nothing else.
 settings.register_profile("unhurried", deadline=None)
@@ -63,14 +62,6 @@ RBAC = Path(__file__).parents[2] / "deploy" / "rbac" / "agent.yaml"
 ADMIN = "admin-token"
 AGENT = "agent-token"
 READER = "reader-token"
-
-
-def free_port() -> int:
-    """Return a loopback TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def write_certificate(directory: Path) -> None:
@@ -169,47 +160,21 @@ class Cluster:
         return [str(self.binaries / "kubectl"), "--kubeconfig", str(self.kubeconfig(ADMIN, server)), *arguments]
 
 
-def _start_cluster(directory: Path, binaries: Path) -> tuple[Cluster, list[subprocess.Popen[bytes]]]:
+def _api_server(directory: Path) -> ApiServer:
+    """Return an API server with the certificate that agents serve with, too."""
     write_certificate(directory)
-    etcd_port, peer_port, port = free_port(), free_port(), free_port()
-    (directory / "tokens.csv").write_text(
-        f'{ADMIN},admin,1,"system:masters"\n'
-        f"{AGENT},system:serviceaccount:sitegrid-system:sitegrid-agent,2,"
-        '"system:serviceaccounts,system:serviceaccounts:sitegrid-system"\n'
-        f"{READER},reader,3\n"
-    )
-    log = (directory / "etcd.log").open("wb"), (directory / "kube-apiserver.log").open("wb")
-    etcd_argv = [
-        str(binaries / "etcd"),
-        f"--data-dir={directory}/etcd",
-        "--unsafe-no-fsync",
-        "--log-level=warn",
-        f"--listen-client-urls=http://127.0.0.1:{etcd_port}",
-        f"--advertise-client-urls=http://127.0.0.1:{etcd_port}",
-        f"--listen-peer-urls=http://127.0.0.1:{peer_port}",
-    ]
-    server_argv = [
-        str(binaries / "kube-apiserver"),
-        f"--etcd-servers=http://127.0.0.1:{etcd_port}",
-        f"--secure-port={port}",
-        "--bind-address=127.0.0.1",
-        "--advertise-address=127.0.0.1",
-        "--authorization-mode=RBAC",
-        f"--tls-cert-file={directory}/tls.crt",
-        f"--tls-private-key-file={directory}/tls.key",
-        f"--service-account-key-file={directory}/tls.key",
-        f"--service-account-signing-key-file={directory}/tls.key",
-        "--service-account-issuer=https://test",
-        f"--token-auth-file={directory}/tokens.csv",
-        "--service-cluster-ip-range=10.96.0.0/16",
-        f"--cert-dir={directory}",
-        "--disable-admission-plugins=ServiceAccount",
-    ]
-    etcd = subprocess.Popen(etcd_argv, stdout=log[0], stderr=log[0])
-    server = subprocess.Popen(server_argv, stdout=log[1], stderr=log[1])
-    for file in log:
-        file.close()
-    return Cluster(port, directory, binaries), [server, etcd]
+    users = {
+        ADMIN: ("admin", "system:masters"),
+        AGENT: (
+            "system:serviceaccount:sitegrid-system:sitegrid-agent",
+            "system:serviceaccounts,system:serviceaccounts:sitegrid-system",
+        ),
+        READER: ("reader", ""),
+    }
+    tls = (f"--tls-cert-file={directory}/tls.crt", f"--tls-private-key-file={directory}/tls.key")
+    server = ApiServer(directory, users, *tls)
+    server.ca = directory / "tls.crt"
+    return server
 
 
 def wait_until(condition: Any, seconds: float = 30, what: str = "the condition") -> Any:
@@ -227,31 +192,19 @@ def wait_until(condition: Any, seconds: float = 30, what: str = "the condition")
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Boot etcd and kube-apiserver on loopback; the agent's account has what deploy/rbac gives it."""
-    assets = os.environ.get("KUBEBUILDER_ASSETS", "")
-    if not assets or not (Path(assets) / "kube-apiserver").exists():
-        pytest.fail("KUBEBUILDER_ASSETS does not name a folder with etcd, kube-apiserver and kubectl (`make setup`)")
     directory = tmp_path_factory.mktemp("cluster")
-    running, processes = _start_cluster(directory, Path(assets))
+    server = _api_server(directory)
+    running = Cluster(server.port, directory, server.programs)
     try:
-
-        def ready() -> bool:
-            assert processes[0].poll() is None, (directory / "kube-apiserver.log").read_text()[-3000:]
-            try:
-                return running.request("GET", "/readyz")[0] == 200
-            except OSError:
-                return False
-
-        wait_until(ready, 90, "the API server's /readyz")
+        server.start()
         for document in yaml.safe_load_all(RBAC.read_text()):
             if document["kind"] in ("ClusterRole", "ClusterRoleBinding"):
                 running.write("POST", f"/apis/rbac.authorization.k8s.io/v1/{document['kind'].lower()}s", document)
         yield running
     finally:
         # Nothing of it is kept, and a graceful end would wait for open watches.
-        for process in processes:
-            process.kill()
-            process.wait()
-        shutil.rmtree(directory / "etcd", ignore_errors=True)
+        server.stop()
+        shutil.rmtree(directory / "etcd-data", ignore_errors=True)
 
 
 SLICES: Final = "/apis/discovery.k8s.io/v1/endpointslices"

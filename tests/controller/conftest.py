@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import secrets
 import shutil
 import signal
-import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -23,7 +20,8 @@ from typing import Any
 import pytest
 import yaml
 
-from sitegrid.lab.pki import service_account_keys
+from tests.support import controlplane
+from tests.support.controlplane import ApiServer, free_port
 
 ROOT = Path(__file__).parents[2]
 CONTROLLER_USER = "system:serviceaccount:sitegrid-system:sitegrid-controller"
@@ -68,36 +66,24 @@ CLUSTER_RESOURCES = {
 Manifest = dict[str, Any]
 
 
-class ControlPlane:
-    """The three processes in one directory, on free loopback ports; each can be ended and started again."""
-
-    BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
+class ControlPlane(ApiServer):
+    """With kube-controller-manager beside it, and an audit log of the controller's writes."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._assets = self._find_binaries()
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._etcd = f"http://127.0.0.1:{_free_port()}"
-        self._port = _free_port()
         self._tokens = {user: secrets.token_hex(16) for user in ("admin", CONTROLLER_USER, "kcm")}
-
-    @staticmethod
-    def _find_binaries() -> Path:
-        assets = os.environ.get("KUBEBUILDER_ASSETS")
-        if not assets:
-            pytest.fail("KUBEBUILDER_ASSETS is not set: `make test` builds the control plane and sets it")
-        missing = [name for name in ControlPlane.BINARIES if not (Path(assets) / name).is_file()]
-        if missing:
-            pytest.fail(f"KUBEBUILDER_ASSETS={assets} has no {', '.join(missing)}")
-        return Path(assets)
+        groups = {"admin": "system:masters", "kcm": "system:masters", CONTROLLER_USER: "system:serviceaccounts"}
+        super().__init__(
+            directory,
+            {token: (user, groups[user]) for user, token in self._tokens.items()},
+            # Without it the rights on */finalizers would go unproven.
+            "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
+            f"--audit-policy-file={directory / 'audit.yaml'}",
+            f"--audit-log-path={directory / 'audit.log'}",
+            "--audit-log-mode=blocking",
+        )
 
     def start(self) -> None:
         """Start all and wait until the API server is ready."""
-        (self.directory / "sa.key").write_bytes(service_account_keys().key)
-        groups = {"admin": "system:masters", "kcm": "system:masters", CONTROLLER_USER: "system:serviceaccounts"}
-        (self.directory / "tokens.csv").write_text(
-            "".join(f"{token},{user},{user},{groups[user]}\n" for user, token in self._tokens.items())
-        )
         policy = {
             "apiVersion": "audit.k8s.io/v1",
             "kind": "Policy",
@@ -112,71 +98,27 @@ class ControlPlane:
             ],
         }
         (self.directory / "audit.yaml").write_text(yaml.safe_dump(policy))
-        peer = f"http://127.0.0.1:{_free_port()}"
-        self._run(
-            "etcd",
-            f"--data-dir={self.directory / 'etcd-data'}",
-            f"--listen-client-urls={self._etcd}",
-            f"--advertise-client-urls={self._etcd}",
-            f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=default={peer}",
-            "--unsafe-no-fsync",
-            "--log-level=error",
-        )
-        self.start_apiserver()
-        self._run(
+        super().start()
+        self.run(
             "kube-controller-manager",
             f"--kubeconfig={self.kubeconfig('kcm')}",
             f"--service-account-private-key-file={self.directory / 'sa.key'}",
             "--use-service-account-credentials=false",
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
-            f"--secure-port={_free_port()}",
+            f"--secure-port={free_port()}",
             # What grids meet: workloads and their pods, slices, and the owners' deletion.
             "--controllers=deployment-controller,replicaset-controller,statefulset-controller,daemonset-controller,"
             "endpointslice-controller,"
             "garbage-collector-controller,namespace-controller,serviceaccount-controller",
         )
 
-    def start_apiserver(self) -> None:
-        """Start the API server (again) and wait until it is ready."""
-        self._run(
-            "kube-apiserver",
-            f"--etcd-servers={self._etcd}",
-            f"--secure-port={self._port}",
-            "--bind-address=127.0.0.1",
-            f"--cert-dir={self.directory / 'certs'}",
-            f"--token-auth-file={self.directory / 'tokens.csv'}",
-            "--authorization-mode=RBAC",
-            "--service-cluster-ip-range=10.96.0.0/16",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            f"--service-account-key-file={self.directory / 'sa.key'}",
-            f"--service-account-signing-key-file={self.directory / 'sa.key'}",
-            "--disable-admission-plugins=ServiceAccount",
-            # Without it the rights on */finalizers would go unproven.
-            "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
-            f"--audit-policy-file={self.directory / 'audit.yaml'}",
-            f"--audit-log-path={self.directory / 'audit.log'}",
-            "--audit-log-mode=blocking",
-        )
-        wait_for(self._ready, "kube-apiserver to be ready", timeout=90, dump=lambda: self.log("kube-apiserver"))
-
-    def stop_apiserver(self) -> None:
-        """End the API server at once, as a crash does."""
-        self._stop("kube-apiserver")
-
-    def stop(self) -> None:
-        """End all."""
-        for name in [*self._processes][::-1]:
-            self._stop(name)
-
     def kubeconfig(self, user: str) -> Path:
         """Return the path of a kubeconfig for `user`."""
         path = self.directory / f"{user.rpartition(':')[2]}.kubeconfig"
         cluster = {
-            "server": f"https://127.0.0.1:{self._port}",
-            "certificate-authority": str(self.directory / "certs" / "apiserver.crt"),
+            "server": self.url,
+            "certificate-authority": str(self.ca),
         }
         content = {
             "apiVersion": "v1",
@@ -192,7 +134,7 @@ class ControlPlane:
     def kubectl(self, *args: str, manifest: object = None, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run kubectl as administrator; `manifest` is its standard input."""
         result = subprocess.run(
-            [self._assets / "kubectl", f"--kubeconfig={self.kubeconfig('admin')}", *args],
+            [self.programs / "kubectl", f"--kubeconfig={self.kubeconfig('admin')}", *args],
             input=None if manifest is None else json.dumps(manifest),
             capture_output=True,
             text=True,
@@ -234,68 +176,28 @@ class ControlPlane:
         events = [json.loads(line) for line in path.read_text().splitlines()]
         return [event for event in events if event["objectRef"]["resource"] != "leases"]
 
-    def log(self, name: str) -> str:
-        """Return the end of a process's log."""
-        return (self.directory / f"{name}.log").read_text(errors="replace")[-3000:]
-
     def compact(self) -> None:
         """Throw away etcd's history, so that every older resourceVersion is expired (410)."""
         status = self._etcd_call("/v3/maintenance/status", {})
         self._etcd_call("/v3/kv/compaction", {"revision": status["header"]["revision"], "physical": True})
 
     def _etcd_call(self, path: str, body: Manifest) -> Manifest:
-        request = urllib.request.Request(self._etcd + path, data=json.dumps(body).encode(), method="POST")
+        request = urllib.request.Request(self.etcd_url + path, data=json.dumps(body).encode(), method="POST")
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=10) as answer:
             result: Manifest = json.load(answer)
             return result
 
-    def _ready(self) -> bool:
-        process = self._processes["kube-apiserver"]
-        assert process.poll() is None, self.log("kube-apiserver")
-        try:
-            with self._open("/readyz") as answer:
-                return bool(answer.status == 200)
-        except urllib.error.HTTPError as error:
-            error.close()
-            return False
-        except OSError:
-            return False
-
     def _http(self, path: str) -> Manifest | None:
         """Return what a GET gives, as administrator; kubectl would take ten times as long."""
         try:
-            with self._open(path) as answer:
+            with self.open(path, self._tokens["admin"]) as answer:
                 found: Manifest = json.load(answer)
                 return found
         except urllib.error.HTTPError as error:
             with error:
                 assert error.code == 404, error.read()
                 return None
-
-    def _open(self, path: str) -> http.client.HTTPResponse:
-        context = ssl.create_default_context(cafile=str(self.directory / "certs" / "apiserver.crt"))
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        request = urllib.request.Request(
-            f"https://127.0.0.1:{self._port}{path}", headers={"Authorization": f"Bearer {self._tokens['admin']}"}
-        )
-        opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-        )
-        answer: http.client.HTTPResponse = opener.open(request, timeout=10)
-        return answer
-
-    def _run(self, name: str, *arguments: str) -> None:
-        with (self.directory / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                [self._assets / name, *arguments], stdout=log, stderr=log, cwd=self.directory
-            )
-
-    def _stop(self, name: str) -> None:
-        process = self._processes.pop(name, None)
-        if process is not None:
-            process.kill()
-            process.wait()
 
 
 class Controller:
@@ -304,7 +206,7 @@ class Controller:
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
         self._process: subprocess.Popen[bytes] | None = None
-        self._port = _free_port()
+        self._port = free_port()
 
     def start(self, *arguments: str) -> None:
         """Start it; it need not be ready."""
@@ -368,18 +270,7 @@ def wait_for(
     condition: Callable[[], object], what: str, *, timeout: float = TIMEOUT, dump: Callable[[], str] = lambda: ""
 ) -> None:
     """Return when `condition` holds; fail with `what` was waited for when it never does."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited in vain for {what}\n{dump()}")
-        time.sleep(0.05)
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    controlplane.wait_for(condition, what, timeout, dump)
 
 
 @pytest.fixture(name="wait_for")

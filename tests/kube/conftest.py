@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import heapq
 import itertools
 import json
-import os
 import secrets
 import shutil
-import signal
-import socket
-import ssl
-import subprocess
-import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +17,7 @@ from aiohttp import web
 
 from sitegrid.kube.client import Client
 from sitegrid.kube.config import Config
-from sitegrid.lab.pki import service_account_keys
+from tests.support.controlplane import ApiServer
 
 
 class FakeTimer:
@@ -190,147 +181,17 @@ def eventually() -> Eventually:
     return wait
 
 
-class ControlPlane:
-    """etcd and kube-apiserver on free loopback ports, in one directory."""
-
-    BINARIES = ("etcd", "kube-apiserver")
+class ControlPlane(ApiServer):
+    """etcd and kube-apiserver, and how its administrator reaches them."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._binaries = self._find_binaries()
         self._token = secrets.token_hex(16)
-        self._etcd = f"http://127.0.0.1:{_free_port()}"
-        self._port = _free_port()
-
-    @staticmethod
-    def _find_binaries() -> Path:
-        assets = os.environ.get("KUBEBUILDER_ASSETS")
-        if not assets:
-            pytest.fail("KUBEBUILDER_ASSETS is not set: `make test` builds the control plane and sets it")
-        missing = [name for name in ControlPlane.BINARIES if not (Path(assets) / name).is_file()]
-        if missing:
-            pytest.fail(f"KUBEBUILDER_ASSETS={assets} has no {', '.join(missing)}")
-        return Path(assets)
-
-    def start(self) -> None:
-        """Start both and wait until the API server is ready."""
-        (self._directory / "sa.key").write_bytes(service_account_keys().key)
-        (self._directory / "tokens.csv").write_text(f"{self._token},admin,admin,system:masters\n")
-        peer = f"http://127.0.0.1:{_free_port()}"
-        self._run(
-            "etcd",
-            f"--data-dir={self._directory / 'etcd-data'}",
-            f"--listen-client-urls={self._etcd}",
-            f"--advertise-client-urls={self._etcd}",
-            f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=default={peer}",
-            "--unsafe-no-fsync",
-            "--log-level=error",
-        )
-        self.start_apiserver()
-        self.wait_until_ready()
-
-    def start_apiserver(self) -> None:
-        """Start the API server (again); call it from the main thread only, whose end ends the process."""
-        self._run(
-            "kube-apiserver",
-            f"--etcd-servers={self._etcd}",
-            f"--secure-port={self._port}",
-            "--bind-address=127.0.0.1",
-            f"--cert-dir={self._directory / 'certs'}",
-            f"--token-auth-file={self._directory / 'tokens.csv'}",
-            "--authorization-mode=RBAC",
-            "--service-cluster-ip-range=10.96.0.0/16",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            f"--service-account-key-file={self._directory / 'sa.key'}",
-            f"--service-account-signing-key-file={self._directory / 'sa.key'}",
-            # No controller makes the default ServiceAccounts here.
-            "--disable-admission-plugins=ServiceAccount",
-        )
-
-    def wait_until_ready(self) -> None:
-        """Return when the API server is ready to serve."""
-        deadline = time.monotonic() + 90
-        while not self._ready():
-            process = self._processes["kube-apiserver"]
-            if process.poll() is not None or time.monotonic() > deadline:
-                log = (self._directory / "kube-apiserver.log").read_text(errors="replace")[-3000:]
-                pytest.fail(f"kube-apiserver is not ready (exit code {process.poll()}):\n{log}")
-            time.sleep(0.1)
-
-    def stop_apiserver(self) -> None:
-        """End the API server at once, as a crash does."""
-        self._stop("kube-apiserver")
-
-    def stop(self) -> None:
-        """End both."""
-        for name in [*self._processes][::-1]:
-            self._stop(name)
+        super().__init__(directory, {self._token: ("admin", "system:masters")})
 
     @property
     def config(self) -> Config:
         """How to reach the API server as a cluster administrator."""
-        return Config(
-            server=f"https://127.0.0.1:{self._port}",
-            ca=(self._directory / "certs" / "apiserver.crt").read_bytes(),
-            token=self._token,
-        )
-
-    def _ready(self) -> bool:
-        if not (self._directory / "certs" / "apiserver.crt").exists():
-            return False
-        config = self.config
-        assert config.ca is not None
-        request = urllib.request.Request(
-            f"{config.server}/readyz", headers={"Authorization": f"Bearer {self._token}"}
-        )
-        context = ssl.create_default_context(cadata=config.ca.decode())
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-        )
-        try:
-            with opener.open(request, timeout=5) as answer:
-                return bool(answer.status == 200)
-        except urllib.error.HTTPError as error:
-            error.close()
-            return False
-        except OSError:
-            return False
-
-    def _run(self, name: str, *arguments: str) -> None:
-        with (self._directory / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                [self._binaries / name, *arguments],
-                stdout=log,
-                stderr=log,
-                cwd=self._directory,
-                # A killed test run leaves nothing behind.
-                preexec_fn=_die_with_parent,
-            )
-
-    def _stop(self, name: str) -> None:
-        process = self._processes.pop(name, None)
-        if process is not None:
-            process.kill()
-            process.wait()
-
-
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+        return Config(server=self.url, ca=self.ca.read_bytes(), token=self._token)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,183 @@
+"""etcd and kube-apiserver on free loopback ports, for tests that need the real thing without nodes.
+
+Used by the fixtures of the kube, controller and agent tests, each of which adds what it needs. A killed test run
+leaves nothing behind: the programs end with the thread that started them, so start them from the main thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import http.client
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from sitegrid.lab.pki import service_account_keys
+
+READY_TIMEOUT = 90.0
+"""Seconds that the API server may take to begin."""
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+class ApiServer:
+    """The programs in one directory; the API server can be ended and started again.
+
+    `users` are names and groups (with commas between) by token; `arguments` are further ones of kube-apiserver, of
+    which the last one for an option counts.
+    """
+
+    def __init__(self, directory: Path, users: Mapping[str, tuple[str, str]], *arguments: str) -> None:
+        self.directory = directory
+        self.programs = _programs()
+        """The folder with the programs."""
+        self.port = free_port()
+        self.url = f"https://127.0.0.1:{self.port}"
+        self.ca = directory / "certs" / "apiserver.crt"
+        """What the API server's certificate is verified by; it makes it when it starts."""
+        self.etcd_url = f"http://127.0.0.1:{free_port()}"
+        self._users = users
+        self._arguments = arguments
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """Start both and wait until the API server is ready."""
+        (self.directory / "sa.key").write_bytes(service_account_keys().key)
+        lines = (
+            f"{token},{user},{user}" + (f',"{groups}"\n' if groups else "\n")
+            for token, (user, groups) in self._users.items()
+        )
+        (self.directory / "tokens.csv").write_text("".join(lines))
+        peer = f"http://127.0.0.1:{free_port()}"
+        self.run(
+            "etcd",
+            f"--data-dir={self.directory / 'etcd-data'}",
+            f"--listen-client-urls={self.etcd_url}",
+            f"--advertise-client-urls={self.etcd_url}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+            "--unsafe-no-fsync",
+            "--log-level=error",
+        )
+        self.start_apiserver()
+        self.wait_until_ready()
+
+    def start_apiserver(self) -> None:
+        """Start the API server (again)."""
+        self.run(
+            "kube-apiserver",
+            f"--etcd-servers={self.etcd_url}",
+            f"--secure-port={self.port}",
+            "--bind-address=127.0.0.1",
+            f"--cert-dir={self.directory / 'certs'}",
+            f"--token-auth-file={self.directory / 'tokens.csv'}",
+            "--authorization-mode=RBAC",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={self.directory / 'sa.key'}",
+            f"--service-account-signing-key-file={self.directory / 'sa.key'}",
+            # No controller makes the default ServiceAccounts here.
+            "--disable-admission-plugins=ServiceAccount",
+            *self._arguments,
+        )
+
+    def wait_until_ready(self) -> None:
+        """Return when the API server is ready to serve."""
+        wait_for(self._ready, "kube-apiserver to be ready", READY_TIMEOUT, lambda: self.log("kube-apiserver"))
+
+    def stop_apiserver(self) -> None:
+        """End the API server at once, as a crash does."""
+        self.end("kube-apiserver")
+
+    def stop(self) -> None:
+        """End all programs."""
+        for name in [*self._processes][::-1]:
+            self.end(name)
+
+    def open(self, path: str, token: str) -> http.client.HTTPResponse:
+        """GET a path as the user of `token`. Raises HTTPError, and OSError where nobody answers."""
+        context = ssl.create_default_context(cafile=str(self.ca))
+        # The API server's own certificate is no authority's, which Python minds.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {token}"})
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
+        answer: http.client.HTTPResponse = opener.open(request, timeout=10)
+        return answer
+
+    def log(self, name: str) -> str:
+        """Return the end of a program's log."""
+        return (self.directory / f"{name}.log").read_text(errors="replace")[-3000:]
+
+    def run(self, name: str, *arguments: str) -> None:
+        """Run one more program of the control plane until `stop`."""
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [self.programs / name, *arguments],
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                preexec_fn=_die_with_parent,
+            )
+
+    def end(self, name: str) -> None:
+        """End a program at once, if it runs."""
+        process = self._processes.pop(name, None)
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def _ready(self) -> bool:
+        process = self._processes["kube-apiserver"]
+        assert process.poll() is None, self.log("kube-apiserver")
+        try:
+            with self.open("/readyz", next(iter(self._users))) as answer:
+                return bool(answer.status == 200)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return False
+        except OSError:
+            return False
+
+
+def wait_for(condition: Callable[[], object], what: str, timeout: float, dump: Callable[[], str]) -> None:
+    """Return when `condition` holds; fail with `what` was waited for, and `dump()`, after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited in vain for {what}\n{dump()}")
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _programs() -> Path:
+    folder = os.environ.get("KUBEBUILDER_ASSETS")
+    if not folder:
+        pytest.fail("KUBEBUILDER_ASSETS is not set: `make test` builds the control plane and sets it")
+    missing = [name for name in ("etcd", "kube-apiserver") if not (Path(folder) / name).is_file()]
+    if missing:
+        pytest.fail(f"KUBEBUILDER_ASSETS={folder} has no {', '.join(missing)}")
+    return Path(folder)
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

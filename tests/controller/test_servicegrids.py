@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.cluster
 
@@ -101,3 +105,34 @@ def test_what_differs_in_a_unit_is_written_for_it_alone(world: Any, wait_for: An
     assert "more units" not in told()
     service = world.plane.get("services", "grid-svc", world.namespace)
     assert "externalIPs" not in service["spec"]
+    text = _explain(world, "sg/grid", "two").stdout
+    assert "# different here: " in text
+    assert yaml.safe_load(text)["spec"]["externalIPs"] == ["10.1.1.1"]
+    found = json.loads(_explain(world, "servicegrids/grid", "two", "-o", "json").stdout)
+    assert found["service"]["metadata"]["annotations"]["site"] == "two"
+    assert found["service"]["spec"]["ports"][0]["nodePort"] == free
+    assert "# nothing is different here" in _explain(world, "sg/grid", "three").stdout
+
+
+def _explain(world: Any, *arguments: str) -> subprocess.CompletedProcess[str]:
+    flags = ("-n", world.namespace, f"--kubeconfig={world.plane.kubeconfig('admin')}")
+    return subprocess.run(
+        [sys.executable, "-m", "sitegrid", "explain", *arguments, *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"]},
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("sg/none", "one"), "there is no ServiceGrid"), (("sg/grid", "nowhere"), "has no unit nowhere; it has: one")],
+)
+def test_what_cannot_be_explained_is_told(world: Any, arguments: tuple[str, ...], words: str) -> None:
+    """One sentence, and exit code 1."""
+    world.nodes("one")
+    world.plane.apply(world.service_grid())
+    result = _explain(world, *arguments)
+    assert result.returncode == 1
+    assert words in result.stderr

@@ -1,4 +1,7 @@
-"""`sitegrid explain`: prints one unit's child, and which rule set each field that is not as in the template."""
+"""`sitegrid explain`: prints one unit's child, and which rule set each field that is not as in the template.
+
+For a ServiceGrid, its Service as the unit's nodes see it (`sitegrid.cli.explainservice`).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
     from sitegrid.api.workloads import WorkloadGrid
     from sitegrid.grid.explain import Explanation
-    from sitegrid.grid.kinds import WorkloadKind
+    from sitegrid.grid.kinds import ServiceKind, WorkloadKind
     from sitegrid.grid.units import Units
     from sitegrid.kube.client import Client
 
@@ -25,9 +28,12 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "explain",
         help="print what a grid makes for one unit, and why",
         description="Print the workload that a grid makes for one unit, with the rule that set each field which is "
-        "not as in the template. The YAML can be given to `kubectl diff --server-side -f -`.",
+        "not as in the template. The YAML can be given to `kubectl diff --server-side -f -`. For a ServiceGrid, "
+        "print its Service as the unit's nodes see it.",
     )
-    parser.add_argument("grid", metavar="GRID", help="[KIND/]NAME, such as dg/web; a DeploymentGrid without KIND")
+    parser.add_argument(
+        "grid", metavar="GRID", help="[KIND/]NAME, such as dg/web, sg/web; a DeploymentGrid without KIND"
+    )
     parser.add_argument("unit", metavar="UNIT", help="the value of the grid's unique key on the unit's nodes")
     parser.add_argument("-n", "--namespace", metavar="NAMESPACE", help="the grid's namespace (default: as kubectl)")
     parser.add_argument(
@@ -59,23 +65,24 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _grid_argument(text: str) -> tuple[WorkloadKind, str]:
+def _grid_argument(text: str) -> tuple[WorkloadKind | ServiceKind, str]:
     """Return kind and name of what ``[KIND/]NAME`` means; KIND is spelt in any way that kubectl takes."""
     from sitegrid.api.schema import DEFINITIONS, SUPEREDGE_DEFINITIONS
-    from sitegrid.grid.kinds import WORKLOAD_KINDS, qualified
+    from sitegrid.grid.kinds import SERVICE_KINDS, WORKLOAD_KINDS, qualified
     from sitegrid.wire.labels import GROUP
 
     word, _, name = text.rpartition("/")
+    kinds: dict[str, WorkloadKind | ServiceKind] = {**WORKLOAD_KINDS, **SERVICE_KINDS}
     spellings = {
-        qualified(item.group, spelling): WORKLOAD_KINDS[qualified(item.group, item.kind)]
+        qualified(item.group, spelling): kinds[qualified(item.group, item.kind)]
         for item in (*DEFINITIONS, *SUPEREDGE_DEFINITIONS)
-        if qualified(item.group, item.kind) in WORKLOAD_KINDS
+        if qualified(item.group, item.kind) in kinds
         for spelling in (item.kind.lower(), item.plural, item.short_name)
     }
     spellings |= {
         item.short_name: spellings[qualified(item.group, item.short_name)]
         for item in SUPEREDGE_DEFINITIONS
-        if qualified(item.group, item.kind) in WORKLOAD_KINDS
+        if qualified(item.group, item.kind) in kinds
     }
     kind = spellings.get((word or "dg").lower().removesuffix(f".{GROUP}"))
     if kind is None or not name:
@@ -83,20 +90,29 @@ def _grid_argument(text: str) -> tuple[WorkloadKind, str]:
     return kind, name
 
 
-async def _explain(config: Any, kind: WorkloadKind, namespace: str, name: str, unit: str, output: str) -> str:
-    from sitegrid.grid.blueprint import Blueprint
-    from sitegrid.grid.explain import explain
-    from sitegrid.grid.problem import Problem
+async def _explain(
+    config: Any, kind: WorkloadKind | ServiceKind, namespace: str, name: str, unit: str, output: str
+) -> str:
+    from sitegrid.cli.explainservice import explain_service, service_grid
+    from sitegrid.grid.kinds import ServiceKind
     from sitegrid.kube.client import Client
 
     async with Client(config) as client:
+        if isinstance(kind, ServiceKind):
+            found = await service_grid(client, kind, namespace, name)
+            units = await _units(client, found.spec.grid_uniq_key, unit)
+            return await explain_service(client, found, units, unit, output)
         grid = await _grid(client, kind, namespace, name)
-        units = await _units(client, grid.spec.grid_uniq_key)
-        mark = await _mark(client, kind, namespace, Blueprint(kind, grid).child_name(unit))
-    if unit not in units:
-        known = ", ".join([*units][:20]) or "none"
-        more = f" and {len(units) - 20} more" if len(units) > 20 else ""
-        raise CommandError(f"{grid.spec.grid_uniq_key} has no unit {unit}; it has: {known}{more}")
+        units = await _units(client, grid.spec.grid_uniq_key, unit)
+        return await _child(client, kind, grid, units, unit, output)
+
+
+async def _child(client: Client, kind: WorkloadKind, grid: WorkloadGrid, units: Units, unit: str, output: str) -> str:
+    from sitegrid.grid.blueprint import Blueprint
+    from sitegrid.grid.explain import explain
+    from sitegrid.grid.problem import Problem
+
+    mark = await _mark(client, kind, grid.metadata.namespace, Blueprint(kind, grid).child_name(unit))
     explanation = explain(kind, grid, units[unit].unit, mark)
     if isinstance(explanation, Problem):
         raise CommandError(f"unit {unit} can have no child: {explanation.reason}: {explanation.message}")
@@ -142,7 +158,8 @@ async def _mark(client: Client, kind: WorkloadKind, namespace: str, name: str) -
     return str((found["metadata"].get("annotations") or {}).get(ADOPTED, ""))
 
 
-async def _units(client: Client, key: str) -> Units:
+async def _units(client: Client, key: str, wanted: str) -> Units:
+    """Return the units of `key`. Raises CommandError where `wanted` is none of them."""
     from sitegrid.api.grids import VERSION
     from sitegrid.api.nodeunits import NodeUnit
     from sitegrid.grid.nodeunits import declared
@@ -161,7 +178,13 @@ async def _units(client: Client, key: str) -> Units:
         if not error.not_found:
             raise
         node_units = []  # the CustomResourceDefinition is not installed
-    return units_of(key, ((node.metadata.name, node.metadata.labels) for node in nodes.items), declared(node_units))
+    labels = ((node.metadata.name, node.metadata.labels) for node in nodes.items)
+    units = units_of(key, labels, declared(node_units))
+    if wanted not in units:
+        known = ", ".join([*units][:20]) or "none"
+        more = f" and {len(units) - 20} more" if len(units) > 20 else ""
+        raise CommandError(f"{key} has no unit {wanted}; it has: {known}{more}")
+    return units
 
 
 def _yaml(grid: WorkloadGrid, explanation: Explanation, notes: list[str]) -> str:

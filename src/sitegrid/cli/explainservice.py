@@ -1,0 +1,105 @@
+"""`sitegrid explain sg/NAME UNIT`: prints a ServiceGrid's Service as the unit's nodes see it.
+
+That is the Service as it is, with the patch that the controller has written for the unit, so that it is what agents
+show and not what they might. Called by `sitegrid.cli.explain`; held by ``tests/controller/test_servicegrids.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from sitegrid.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from sitegrid.api.servicegrids import ServiceGrid
+    from sitegrid.grid.kinds import ServiceKind
+    from sitegrid.grid.units import Units
+    from sitegrid.kube.client import Client
+
+
+async def service_grid(client: Client, kind: ServiceKind, namespace: str, name: str) -> ServiceGrid:
+    """Return a ServiceGrid. Raises CommandError where there is none, ApiError and Unreachable."""
+    import msgspec
+
+    from sitegrid.controller.resources import service_grid_resource
+
+    found = await _get(client, service_grid_resource(kind), name, namespace)
+    if found is None:
+        raise CommandError(f"there is no ServiceGrid {namespace}/{name}")
+    return msgspec.convert(found, kind.grid_type)
+
+
+async def explain_service(client: Client, grid: ServiceGrid, units: Units, unit: str, output: str) -> str:
+    """Return the text. Raises CommandError where there is no Service yet, ApiError and Unreachable."""
+    import msgspec
+
+    from sitegrid.grid.observed import Service
+    from sitegrid.grid.servicepatches import Taken, service_patches
+    from sitegrid.kube.resources import SERVICES
+    from sitegrid.wire.labels import label_value
+    from sitegrid.wire.rewrite import grid_service_labels
+    from sitegrid.wire.servicepatch import ServicePatch, parse_patch, patch_json
+
+    namespace, name = grid.metadata.namespace, grid.wanted_service_name()
+    service = await _get(client, SERVICES, name, namespace)
+    if service is None:
+        raise CommandError(
+            f"there is no Service {namespace}/{name} yet; see kubectl describe sg {grid.metadata.name}"
+        )
+    version = int(service["metadata"]["resourceVersion"])
+    service["metadata"].pop("managedFields", None)
+    text = await _written(client, namespace, name, grid.spec.grid_uniq_key, unit)
+    patch = parse_patch(text) or ServicePatch()
+    observed = msgspec.json.decode(msgspec.json.encode(service), type=Service)
+    problem = service_patches(grid, units, observed, Taken()).problems.get(unit)
+    notes = [f"unit {unit}: {problem.reason}: {problem.message}"] if problem is not None else []
+    notes += [
+        f"this unit has no ready endpoint and uses those of unit {state.to}"
+        for state in grid.status.fallbacks
+        if state.unit == unit
+    ]
+    if not units[unit].nodes:
+        notes.append("this unit has no nodes: nobody sees it")
+    labels = service["metadata"].get("labels", {})
+    service["metadata"]["labels"] = grid_service_labels(labels, {label_value(grid.spec.grid_uniq_key)})
+    seen = patch_json(service, patch, version)
+    differs = json.loads(patch.text())
+    if output == "json":
+        return json.dumps({"unit": unit, "notes": notes, "differs": differs, "service": seen}, indent=2) + "\n"
+    return _yaml(grid, unit, notes, differs, seen)
+
+
+def _yaml(grid: ServiceGrid, unit: str, notes: list[str], differs: dict[str, Any], service: dict[str, Any]) -> str:
+    import yaml
+
+    head = [
+        f"Service {grid.metadata.namespace}/{service['metadata']['name']} of ServiceGrid {grid.metadata.name}, "
+        f"as the nodes of unit {unit} see it ({grid.spec.grid_uniq_key}={unit})",
+        *notes,
+        f"different here: {json.dumps(differs)}" if differs else "nothing is different here",
+    ]
+    body: str = yaml.safe_dump(service, sort_keys=False, allow_unicode=True)
+    return "".join(f"# {line}\n" for line in head) + body
+
+
+async def _written(client: Client, namespace: str, service: str, key: str, unit: str) -> str:
+    """Return the patch that is written for a unit, empty where there is none."""
+    from sitegrid.grid.observed import EndpointSlice
+    from sitegrid.kube.resources import ENDPOINTSLICES
+    from sitegrid.wire.labels import MANAGED_BY, SERVICE_PATCH, SITEGRID, UNIT, UNIT_SERVICE_NAME, unit_id
+
+    labels = f"{SERVICE_PATCH},{MANAGED_BY}={SITEGRID},{UNIT}={unit_id(key, unit)},{UNIT_SERVICE_NAME}={service}"
+    found = (await client.list_as(EndpointSlice, ENDPOINTSLICES, namespace, label_selector=labels)).items
+    return found[0].metadata.annotations.get(SERVICE_PATCH, "") if len(found) == 1 else ""
+
+
+async def _get(client: Client, resource: Any, name: str, namespace: str) -> dict[str, Any] | None:
+    from sitegrid.kube.errors import ApiError
+
+    try:
+        return await client.get(resource, name, namespace)
+    except ApiError as error:
+        if error.not_found:
+            return None
+        raise

@@ -286,6 +286,28 @@ async def test_a_grids_service_is_only_where_its_key_is(site: Any, api: Any, obj
     assert await site.names(objects.services) == ["p"]
 
 
+async def test_a_changed_grids_service_is_one_event(site: Any, api: Any, objects: Any) -> None:
+    """A change of the Service, and a change of its key where the node is in units of both, are modifications."""
+    api.put(objects.nodes, objects.node("n1", zone="u1", rack="r1"))
+    await objects.eventually(lambda: site.hub.node.keys == {"zone", "rack"})
+    api.put(objects.services, _grid_service("web", "zone"))
+    _, watch = await site.list_and_watch(objects.services)
+    changed = _grid_service("web", "zone")
+    changed["spec"]["sessionAffinity"] = "ClientIP"
+    for state in (changed, _grid_service("web", "rack")):
+        api.put(objects.services, state)
+        assert await watch.summary(1) == [("MODIFIED", "web")]
+
+
+async def test_a_service_of_another_key_comes_and_goes(site: Any, api: Any, objects: Any) -> None:
+    """A key by which the node is in no unit takes the Service away, and the former one brings it back."""
+    api.put(objects.services, _grid_service("web", "zone"))
+    _, watch = await site.list_and_watch(objects.services)
+    for key, told in (("rack", "DELETED"), ("zone", "ADDED")):
+        api.put(objects.services, _grid_service("web", key))
+        assert await watch.summary(1) == [(told, "web")]
+
+
 async def test_a_grids_service_elsewhere_does_not_exist(site: Any, api: Any, objects: Any) -> None:
     """GET of a grid's Service is 404 on a node that is in no unit of its key."""
     api.put(objects.services, _grid_service("web", "zone"))

@@ -14,6 +14,8 @@ pytestmark = pytest.mark.cluster
 
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/conformance/endpointslices"
 SERVICES = "/api/v1/namespaces/conformance/services"
+ENDPOINTS = "/api/v1/namespaces/conformance/endpoints"
+PATHS = pytest.mark.parametrize("path", [SLICES, SERVICES, ENDPOINTS])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,6 +30,7 @@ def scene(cluster: Any) -> None:
             SLICES,
             {"metadata": meta, "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": []},
         )
+        cluster.write("POST", ENDPOINTS, {"metadata": meta, "subsets": [{"addresses": [{"ip": "10.0.0.1"}]}]})
     cluster.write(
         "POST", SERVICES, {"metadata": {"name": "h"}, "spec": {"clusterIP": "None", "selector": {"a": "b"}}}
     )
@@ -43,11 +46,12 @@ def _ask(
         value = json.loads(body)
         if value["kind"].endswith("List"):
             value["metadata"].pop("resourceVersion")
+            value["metadata"].pop("continue", None)
         answers.append((status, value))
     return answers[0], answers[1]
 
 
-@pytest.mark.parametrize("path", [SLICES, SERVICES])
+@PATHS
 @pytest.mark.parametrize(
     "query",
     [
@@ -86,6 +90,33 @@ def _ask(
         {"watch": "true", "sendInitialEvents": "true", "resourceVersionMatch": "Exact"},
         {"timeoutSeconds": "x"},
         {"limit": "x"},
+        {"limit": "-1"},
+        {"limit": "0"},
+        {"limit": "+2"},
+        {"limit": "2", "labelSelector": "app", "fieldSelector": "metadata.name!=a"},
+        {"limit": "2.5"},
+        {"limit": "99999999999999999999"},
+        {"continue": "x"},
+        {"continue": "x", "resourceVersion": "5"},
+        {"continue": "x", "resourceVersion": "5", "resourceVersionMatch": "NotOlderThan"},
+        {"resourceVersion": "-1"},
+        {"resourceVersion": "+1"},
+        {"resourceVersion": "1e3"},
+        {"resourceVersion": "0", "resourceVersionMatch": "NotOlderThan"},
+        {"resourceVersion": "1", "resourceVersionMatch": "NotOlderThan"},
+        {"resourceVersion": "1"},
+        {"resourceVersion": "", "resourceVersionMatch": "NotOlderThan"},
+        {"watch": "false"},
+        {"watch": "0"},
+        {"watch": "false", "sendInitialEvents": "false"},
+        {"watch": "true", "sendInitialEvents": "false"},
+        {"watch": "true", "resourceVersion": "x"},
+        {"watch": "true", "timeoutSeconds": "x"},
+        {"watch": "true", "sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "continue": "x"},
+        {"watch": "true", "fieldSelector": "no.such=field"},
+        {"allowWatchBookmarks": "true"},
+        {"no-such-parameter": "1"},
+        {"pretty": "true"},
     ],
     ids=urlencode,
 )  # fmt: skip
@@ -128,7 +159,7 @@ def test_illegal_selectors_are_refused_in_the_same_words(
         assert first[0] == 400
 
 
-@pytest.mark.parametrize("path", [SLICES, SERVICES])
+@PATHS
 def test_pages_are_equal(cluster: Any, cluster_agent: str, path: str) -> None:
     """A list in pages of two has the same pages and the same remaining counts."""
     pages: list[list[Any]] = []
@@ -146,7 +177,7 @@ def test_pages_are_equal(cluster: Any, cluster_agent: str, path: str) -> None:
     assert pages[0] == pages[1]
 
 
-@pytest.mark.parametrize("path", [SLICES, SERVICES])
+@PATHS
 def test_protobuf_lists_are_equal(cluster: Any, cluster_agent: str, path: str) -> None:
     """Every item of a protobuf list is the API server's, byte for byte."""
     lists = [
@@ -157,7 +188,8 @@ def test_protobuf_lists_are_equal(cluster: Any, cluster_agent: str, path: str) -
 
 
 @pytest.mark.parametrize(
-    "path", [f"{SLICES}/a", f"{SERVICES}/a", f"{SERVICES}/none", f"{SLICES}/none", "/api/v1/nodes"]
+    "path",
+    [f"{path}/{name}" for path in (SLICES, SERVICES, ENDPOINTS) for name in ("a", "none")] + ["/api/v1/nodes"],
 )
 def test_single_objects_are_equal(cluster: Any, cluster_agent: str, path: str) -> None:
     """GET of one object, or of none, is the API server's answer."""
@@ -171,6 +203,49 @@ def test_other_representations_are_not_acceptable(cluster: Any, cluster_agent: s
     assert cluster.request("GET", SLICES, base=cluster_agent, accept=accept)[0] == 406
 
 
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "TRACE"])
+@pytest.mark.parametrize("path", [SLICES, f"{SLICES}/a", SERVICES, f"{SERVICES}/a", ENDPOINTS, f"{ENDPOINTS}/a"])
+def test_other_methods_are_not_allowed(cluster: Any, cluster_agent: str, method: str, path: str) -> None:
+    """Neither lists nor objects have them."""
+    statuses = [cluster.request(method, path, base=base)[0] for base in (None, cluster_agent)]
+    assert statuses == [405, 405]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{SLICES}/",
+        f"{SERVICES}/",
+        f"{ENDPOINTS}/a/",
+        f"{SLICES}/a/status",
+        f"{SLICES}/a/b",
+        f"{ENDPOINTS}/a/status",
+        f"{SERVICES}/a/status",
+        "/api/v1/services/a",
+        "/api/v2/services",
+        "/apis/discovery.k8s.io/v1beta1/endpointslices",
+        "/apis/discovery.k8s.io/v2/endpointslices",
+        "/apis/discovery.k8s.io/v1/namespaces/none/endpointslices",
+        "/api/v1/namespaces/none/services",
+        "/apis/discovery.k8s.io/v1",
+        "/api/v1",
+        "/version",
+    ],
+)
+def test_odd_paths_lead_to_the_same(cluster: Any, cluster_agent: str, path: str) -> None:
+    """Slashes at the end, subresources, versions and namespaces that there are not, and discovery."""
+    answers = []
+    for base in (None, cluster_agent):
+        status, body = cluster.request("GET", path, base=base)
+        value = json.loads(body)
+        if value.get("kind", "").endswith("List") and "items" in value:
+            value["metadata"].pop("resourceVersion")
+        if value.get("kind") == "Status":
+            value.pop("details", None)
+        answers.append((status, value))
+    assert answers[1] == answers[0]
+
+
 def _events(
     cluster: Any, base: str | None, path: str, query: dict[str, str], accept: str = "application/json"
 ) -> bytes:
@@ -181,7 +256,7 @@ def _events(
     return bytes(body)
 
 
-@pytest.mark.parametrize("path", [SLICES, SERVICES])
+@PATHS
 @pytest.mark.parametrize(
     "query",
     [
@@ -261,7 +336,15 @@ def test_a_resource_version_from_the_future_is_too_large(cluster: Any, cluster_a
 
 
 @pytest.mark.parametrize(
-    "path", ["/api/v1/watch/namespaces/conformance/services", "/api/v1/watch/namespaces/conformance/services/a"]
+    "path",
+    [
+        "/api/v1/watch/namespaces/conformance/services",
+        "/api/v1/watch/namespaces/conformance/services/a",
+        "/api/v1/watch/namespaces/conformance/endpoints",
+        "/api/v1/watch/namespaces/conformance/endpoints/a",
+        "/apis/discovery.k8s.io/v1/watch/namespaces/conformance/endpointslices",
+        "/apis/discovery.k8s.io/v1/watch/namespaces/conformance/endpointslices/a",
+    ],
 )
 def test_deprecated_watch_paths_work(cluster: Any, cluster_agent: str, path: str) -> None:
     """/watch/ paths tell what the API server tells there."""

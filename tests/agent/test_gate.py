@@ -42,6 +42,7 @@ def test_slices_are_routed(path: str, kind: Kind, namespace: str, name: str, wat
 def test_services_are_routed() -> None:
     """Services are read from a view, single ones are looked at, and the rest is passed through."""
     assert decide("GET", "/api/v1/services")[:2] == (Kind.VIEW, SERVICES)
+    assert decide("GET", "/api/v1/services/")[:2] == (Kind.VIEW, SERVICES)
     assert decide("GET", "/api/v1/namespaces/a/services/b")[:2] == (Kind.OBJECT, SERVICES)
     assert decide("PATCH", "/api/v1/namespaces/a/services/b").kind is Kind.PASS
     for path in ("", "/status"):
@@ -72,7 +73,6 @@ def test_guarded_resources_are_read_only(method: str, path: str) -> None:
         "/apis/discovery.k8s.io/v2/endpointslices",
         "/api/v2/endpoints",
         f"{COLLECTION}/namespaces/a/endpointslices/b/status",
-        f"{COLLECTION}/endpointslices/",
         f"{COLLECTION}/endpointslices/b",
     ],
 )

@@ -79,8 +79,6 @@ def decide(method: str, target: str) -> Route:
     found = _guarded(path)
     if found is None:
         return _PASS
-    if path.endswith("/"):
-        return _refuse(404, "the server could not find the requested resource")
     return _decide_guarded(method, found)
 
 

@@ -63,11 +63,12 @@ def parse_query(query: str) -> dict[str, str]:
 
 def list_options(parameters: dict[str, str], *, watch_path: bool = False) -> ListOptions:
     """Return the options in `parameters`. Raises `OptionsError`."""
+    watch = watch_path or _flag(parameters.get("watch")) is True
     options = ListOptions(
-        watch=watch_path or _flag(parameters.get("watch")) is True,
+        watch=watch,
         label_selector=parameters.get("labelSelector", "").strip(" \t\r\n"),
         field_selector=parameters.get("fieldSelector", ""),
-        resource_version=_resource_version(parameters.get("resourceVersion", "")),
+        resource_version=_resource_version(parameters.get("resourceVersion", ""), watch=watch),
         resource_version_match=parameters.get("resourceVersionMatch", ""),
         limit=_integer(parameters.get("limit", ""), "limit"),
         continue_token=parameters.get("continue", ""),
@@ -107,11 +108,13 @@ def _integer(value: str, name: str) -> int:
     return int(value)
 
 
-def _resource_version(value: str) -> int | None:
+def _resource_version(value: str, *, watch: bool) -> int | None:
     if not value:
         return None
     if not re.fullmatch(r"[0-9]{1,19}", value):
-        raise _bad_request(f"invalid resource version {value!r}")
+        problem = f'resourceVersion: Invalid value: "{value}": strconv.ParseUint: parsing "{value}": invalid syntax'
+        # For a watch the API server gives no reason, and so calls it an error of its own.
+        raise OptionsError(Status(500, problem)) if watch else _bad_request(f"invalid resource version: {problem}")
     return int(value)
 
 

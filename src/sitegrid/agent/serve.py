@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import secrets
 from typing import Final
 
@@ -32,6 +33,8 @@ _SHORT: Final = 2
 """A watch of so many seconds ends without a bookmark (apiserver pkg/storage/cacher bookmarks 2 s before the end)."""
 _BATCH: Final = 64 * 1024
 
+_TOKEN: Final = re.compile(r"[-\w]{22}|eyJ[-\w]+", re.ASCII)
+"""A continue token: one of an agent, or the beginning of an API server's, base64 of a JSON object."""
 _EXPIRED_CONTINUE: Final = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new list "
     "without the continue parameter."
@@ -105,6 +108,8 @@ def _page(view: View, rv: int, items: list[Item], options: ListOptions) -> bytes
 def _next_page(view: View, options: ListOptions) -> bytes:
     if options.resource_version:
         raise Answer(Status(400, "specifying resource version is not allowed when using continue"))
+    if not _TOKEN.fullmatch(options.continue_token):
+        raise Answer(Status(400, "invalid continue token: continue key is not valid"))
     snapshot = view.take_snapshot(options.continue_token)
     if snapshot is None:
         raise Answer(Status(410, _EXPIRED_CONTINUE))

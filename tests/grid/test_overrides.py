@@ -370,12 +370,10 @@ def test_what_changes_nothing_of_sitegrids_is_allowed(patch: Json) -> None:
         (override(replicas=-1), "DeploymentSpec", "-1 is not a whole number"),
         (override(replicas=True), "DeploymentSpec", "True is not a whole number"),
         (override(replicas=2), DAEMON_SET_SPEC, "only Deployments and StatefulSets have replicas"),
-        (override({"clusterIP": "10.0.0.9"}), SERVICE_SPEC, "the Service is one object for all units"),
-        (override({"selector": {"a": "b"}}), SERVICE_SPEC, "cannot change selector"),
     ],
 )
 def test_what_the_kind_does_not_allow_is_refused(rule: Override, type_name: str, words: str) -> None:
-    """Replicas twice or where there are none; what a Service has once."""
+    """Replicas twice or where there are none."""
     with pytest.raises(OverrideError, match=words):
         effective_spec(TEMPLATE, [rule], A, type_name)
 

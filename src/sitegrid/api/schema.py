@@ -93,6 +93,7 @@ _SERVICE_COLUMNS = (
     _KEY,
     Column("Service", "string", ".status.serviceName", "The Service of all units"),
     _UNITS,
+    Column("Fallback", "integer", ".status.fallbackUnits", "Units that use another unit's endpoints now", 1),
     _AGE,
 )
 _SERVICE_RULES = (

@@ -87,6 +87,7 @@ class Services:
             if (memory := self._memory.pop(key, None)) is not None:
                 self._statuses.forget(memory.uid)
                 self._fallbacks.forget_grid(memory.uid)
+                self._patches.forget_grid(memory.uid)
             return None  # its Service goes by its owner reference
         memory = self._memory.get(key)
         if memory is None or memory.uid != grid.metadata.uid:

@@ -42,6 +42,8 @@ class SitePatches:
         self._clock = clock
         self._texts: dict[ServiceKey, Mapping[str, str]] = {}
         self._allocated: tuple[float, Mapping[int, str]] = (float("-inf"), {})
+        self._found: dict[str, tuple[Units, tuple[object, ...], ServicePatches]] = {}
+        """By the grid's uid: of which units and of what else it was found what."""
 
     def get(self, key: ServiceKey) -> Mapping[str, str] | None:
         """Return the patches of a Service by unit, as they are written; None where they are not known yet."""
@@ -56,7 +58,7 @@ class SitePatches:
         taken = Taken()
         if wants_node_ports(grid):
             taken = Taken(await self._node_ports(), self._older_claims(grid))
-        found = service_patches(grid, units, service, taken)
+        found = self._resolve(grid, service, units, taken)
         if service is not None:
             key = ServiceKey(service.metadata.namespace, service.metadata.name)
             texts = {value: patch.text() for value, patch in found.patches.items()}
@@ -64,6 +66,19 @@ class SitePatches:
                 self._texts[key] = texts
                 self.listener(key)
         return found
+
+    def forget_grid(self, uid: str) -> None:
+        """Forget a ServiceGrid that is gone."""
+        self._found.pop(uid, None)
+
+    def _resolve(self, grid: ServiceGrid, service: Service | None, units: Units, taken: Taken) -> ServicePatches:
+        """Return the patches, found anew only after something changed that they depend on."""
+        meta = grid.metadata
+        rest = (meta.generation, service and (service.metadata.name, service.spec), taken)
+        known = self._found.get(meta.uid)
+        if known is None or known[0] is not units or known[1] != rest:
+            known = self._found[meta.uid] = (units, rest, service_patches(grid, units, service, taken))
+        return known[2]
 
     async def _node_ports(self) -> Mapping[int, str]:
         """Return which Service has which node port, of all Services of the cluster."""

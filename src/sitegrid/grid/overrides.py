@@ -19,7 +19,7 @@ from typing import Any, Final
 from sitegrid.grid.fieldchanges import changed_fields
 from sitegrid.grid.fieldpath import FieldPath
 from sitegrid.grid.labelselector import LabelSelector, parse_label_selector
-from sitegrid.grid.patchfields import DEPLOYMENT_SPEC, SERVICE_SPEC, STATEFUL_SET_SPEC
+from sitegrid.grid.patchfields import DEPLOYMENT_SPEC, STATEFUL_SET_SPEC
 from sitegrid.grid.provenance import Origin, OverrideRef, Provenance
 from sitegrid.grid.strategicmerge import PatchError, strategic_merge
 from sitegrid.grid.substitution import SubstitutionError, substitute, unit_names
@@ -182,7 +182,7 @@ def _apply(
         patch = substitute(patch, names)
         _refuse_other_parts(patch)
         after = strategic_merge(before, patch, type_name)
-        for rule in _SERVICE_RULES if type_name == SERVICE_SPEC else _WORKLOAD_RULES:
+        for rule in _RULES:
             rule(before, after, patch, unit)
     except (PatchError, SubstitutionError) as error:
         raise OverrideError(ref, error.message, f"patch.{error.path}" if error.path else "patch") from error
@@ -273,25 +273,14 @@ def _refuse_unknown_containers(
                 )
 
 
-def _refuse_shared(before: Mapping[str, Any], after: Mapping[str, Any], patch: Mapping[str, Any], unit: Unit) -> None:
-    """Refuse what a Service has once for all sites."""
-    for name in ("selector", "clusterIP", "clusterIPs"):
-        if before.get(name) != after.get(name):
-            raise PatchError(
-                FieldPath().field(name),
-                f"an override cannot change {name}: the Service is one object for all units; set it in the template",
-            )
-
-
 _Rule = Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any], Unit], None]
-_WORKLOAD_RULES: Final[tuple[_Rule, ...]] = (
+_RULES: Final[tuple[_Rule, ...]] = (
     _refuse_selector,
     _refuse_no_template,
     _refuse_pod_metadata,
     _refuse_pinning,
     _refuse_unknown_containers,
 )
-_SERVICE_RULES: Final[tuple[_Rule, ...]] = (_refuse_shared,)
 
 
 def _named_items(spec: Mapping[str, Any], kind: str) -> dict[object, Mapping[str, Any]]:

@@ -40,8 +40,10 @@ async def test_too_many_open_views_are_refused(site: Any, objects: Any, monkeypa
 
 
 async def test_many_clients_share_one_view(site: Any, api: Any, objects: Any) -> None:
-    """Twenty watches are one view with two sources, and all hear the same."""
-    watches = [(await site.list_and_watch(objects.slices))[1] for _ in range(20)]
-    assert site.metrics.get("sources") == 3
+    """Twenty watches of different programs are one view with two sources, and all hear the same."""
+    watches = [(await site.list_and_watch(objects.slices))[1] for _ in range(19)]
+    await site.request("GET", objects.slices, {"User-Agent": "another/1"})
+    watches.append((await site.list_and_watch(objects.slices))[1])
+    assert (site.metrics.get("views"), site.metrics.get("sources"), site.metrics.get("watchers")) == (1, 3, 20)
     api.put(objects.slices, objects.plain("a", "10.9.0.1"))
     assert await asyncio.gather(*(watch.summary(1) for watch in watches)) == [[("ADDED", "a")]] * 20

@@ -569,6 +569,8 @@ class Client:
         self.asks = asks
         self.store: dict[Key, Obj] = {}
         self.rv: int | None = None
+        self.heard: list[tuple[str, str]] = []
+        """Type and name of each event since it was last looked at."""
         self.connection: ClientConnection | None = None
         self.streaming = True
 
@@ -699,6 +701,8 @@ class ClientConnection:
             client.site.check(event.type == "ADDED" or event.obj.key in self._collecting, "no initial event")
             _upsert(self._collecting, event)
             return
+        if event.type != "BOOKMARK":
+            client.heard.append((event.type, event.obj.name))
         if self.at_rest and event.type != "BOOKMARK":
             client.site.check_exact(client, event)
         _upsert(client.store, event)

@@ -104,3 +104,22 @@ def test_endpoints_are_made_without_the_api_server(site: Any, simulation: Any) -
         site.step()
         assert connection.status == status
     site.rest()
+
+
+def test_endpoints_of_a_relabelled_node_are_modified(site: Any, simulation: Any) -> None:
+    """The Service stays, so its Endpoints do, with other addresses; without the Service's key they go."""
+    network, client = site.network, site.clients[7]
+    network.put(simulation.obj(simulation.services, "a", "web", GRID))
+    _put_unit_slice(site, simulation, "web-zone.u3", "zone.u3", "10.3.0.1")
+    _put_unit_slice(site, simulation, "web-zone.u1", "zone.u1", "10.1.0.1")
+    site.rest()
+    for labels, told in (
+        ({"zone": "u1", "rack": "r1"}, "MODIFIED"),
+        ({"rack": "r1"}, "DELETED"),
+        ({"zone": "u3"}, "ADDED"),
+    ):
+        client.heard.clear()
+        _relabel(site, simulation, **labels)
+        site.rest()
+        assert client.heard[0] == (told, "web")
+        assert {event for event, _ in client.heard[1:]} <= {"MODIFIED"}

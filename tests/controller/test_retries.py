@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from sitegrid.controller.retries import MAX_DELAY, MAX_LOOK_DELAY, Retries
+from typing import Any
+
+import pytest
+
+from sitegrid.controller.retries import MAX_DELAY, MAX_LOOK_DELAY, Retries, attempt
 from sitegrid.grid.problem import Problem
+from sitegrid.kube.errors import ApiError, Unreachable
 
 PROBLEM = Problem("Invalid", "no")
+REFUSED = Problem("Refused", "by the API server")
 
 
 class _Time:
@@ -73,3 +79,37 @@ def test_failure_that_is_not_the_users_is_not_told() -> None:
     retries.failed("one", "d", None)
     assert retries.problems() == {}
     assert retries.next_due() is not None
+
+
+@pytest.mark.parametrize(
+    ("outcome", "may_be_stale", "told", "failed"),
+    [
+        (None, True, None, False),
+        (PROBLEM, True, PROBLEM, True),
+        (ApiError(409, "Conflict"), True, None, True),
+        (ApiError(409, "Conflict"), False, REFUSED, True),
+        (ApiError(422, "Invalid"), True, REFUSED, True),
+        (Unreachable("gone"), False, None, True),
+    ],
+)
+async def test_attempt(outcome: Any, may_be_stale: bool, told: Problem | None, failed: bool) -> None:
+    """A refusal is told and spaced out; a lost connection, and that somebody was faster, are only spaced out."""
+    retries, _ = _retries()
+
+    async def write() -> Problem | None:
+        if isinstance(outcome, Exception):
+            raise outcome
+        result: Problem | None = outcome
+        return result
+
+    found = await attempt(
+        write(),
+        retries,
+        key="one",
+        digest="d",
+        may_be_stale=may_be_stale,
+        refused=lambda error: REFUSED,
+        what="unit one",
+    )
+    assert found == told
+    assert (retries.next_due() is not None) == failed

@@ -6,13 +6,17 @@ user may just have repaired it. Held by ``tests/controller/test_retries.py``.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 from sitegrid.grid.problem import NAME_CONFLICT, Problem
+from sitegrid.kube.errors import ApiError, Unreachable
+
+log = logging.getLogger(__name__)
 
 BASE_DELAY: Final = 0.5
 MAX_DELAY: Final = 120.0
@@ -70,3 +74,34 @@ class Retries:
         if not self._failures:
             return None
         return max(0.0, min(failure.due for failure in self._failures.values()) - self._clock())
+
+
+async def attempt(
+    write: Awaitable[Problem | None],
+    retries: Retries,
+    *,
+    key: str,
+    digest: str,
+    may_be_stale: bool,
+    refused: Callable[[ApiError], Problem],
+    what: str,
+) -> Problem | None:
+    """Await a write that may fail and note in `retries` how it came out; return what to tell the user, if anything.
+
+    With `may_be_stale` a conflict says only that somebody was faster. `what` is what the log calls it.
+    """
+    try:
+        problem = await write
+    except ApiError as error:
+        stale = error.conflict and may_be_stale
+        problem = None if stale else refused(error)
+        log.log(logging.DEBUG if stale else logging.WARNING, "%s: %s", what, error)
+    except Unreachable as error:
+        problem = None
+        log.warning("%s: %s", what, error)
+    else:
+        if problem is None:
+            retries.succeeded(key)
+            return None
+    retries.failed(key, digest, problem)
+    return problem

@@ -20,7 +20,7 @@ from sitegrid.controller.fallbacks import FallbackStates
 from sitegrid.controller.queues import GridKey, ServiceKey
 from sitegrid.controller.reporter import Reporter, refused_change
 from sitegrid.controller.resources import service_grid_resource
-from sitegrid.controller.retries import Retries
+from sitegrid.controller.retries import Retries, attempt
 from sitegrid.controller.sitepatches import FRESH, SitePatches
 from sitegrid.controller.statuses import Statuses
 from sitegrid.controller.writer import Writer
@@ -31,7 +31,6 @@ from sitegrid.grid.problem import Problem, name_conflict
 from sitegrid.grid.service import wanted_service
 from sitegrid.grid.servicepatches import wants_node_ports
 from sitegrid.grid.status import listed, service_status
-from sitegrid.kube.errors import ApiError, Unreachable
 from sitegrid.kube.resources import SERVICES
 
 log = logging.getLogger(__name__)
@@ -127,20 +126,15 @@ class Services:
             return
         if not retries.allowed(_SERVICE, digest):
             return
-        try:
-            problem = await self._apply(grid, wanted, digest, service, ours)
-        except ApiError as error:
-            stale = error.conflict and ours
-            problem = None if stale else refused_change(error, SERVICES, grid.wanted_service_name())
-            log.log(logging.DEBUG if stale else logging.WARNING, "%s: %s", _name(grid), error)
-        except Unreachable as error:
-            problem = None
-            log.warning("%s: %s", _name(grid), error)
-        else:
-            if problem is None:
-                retries.succeeded(_SERVICE)
-                return
-        retries.failed(_SERVICE, digest, problem)
+        problem = await attempt(
+            self._apply(grid, wanted, digest, service, ours),
+            retries,
+            key=_SERVICE,
+            digest=digest,
+            may_be_stale=ours,
+            refused=lambda error: refused_change(error, SERVICES, grid.wanted_service_name()),
+            what=_name(grid),
+        )
         if problem is not None:
             self._reporter.warning(
                 self._resource, grid.metadata, reason="FailedApply", action="Apply", note=problem.message

@@ -24,7 +24,7 @@ from sitegrid.controller.queues import GridKey
 from sitegrid.controller.refusals import Refusals
 from sitegrid.controller.reporter import Reporter, api_problem, refused_change
 from sitegrid.controller.resources import child_resource, grid_resource
-from sitegrid.controller.retries import Retries
+from sitegrid.controller.retries import Retries, attempt
 from sitegrid.controller.statuses import Statuses
 from sitegrid.controller.writer import Writer
 from sitegrid.controller.written import Written
@@ -38,7 +38,7 @@ from sitegrid.grid.refusals import lacking
 from sitegrid.grid.removal import UNIT_GONE_SINCE
 from sitegrid.grid.status import workload_status
 from sitegrid.grid.templates import unused_templates
-from sitegrid.kube.errors import ApiError, Unreachable
+from sitegrid.kube.errors import ApiError
 
 log = logging.getLogger(__name__)
 
@@ -168,23 +168,16 @@ class Workloads:
         present = self._grids.get(key.namespace, key.name)
         if present is None or present.metadata.uid != grid.metadata.uid or present.metadata.deletion_timestamp:
             return  # deleted while its children were being made
-        try:
-            problem = await self._do(action, grid, plan)
-        except ApiError as error:
+        problem = await attempt(
+            self._do(action, grid, plan),
+            retries,
+            key=_retry_key(action),
+            digest=_digest(action),
             # Somebody changed or deleted the child between the event and our write: the next pass sees that.
-            stale = error.conflict and not isinstance(action, Create)
-            problem = None if stale else _refused(action, error)
-            log.log(
-                logging.DEBUG if stale else logging.WARNING, "%s unit %s: %s", self._name(grid), action.unit, error
-            )
-        except Unreachable as error:
-            problem = None
-            log.warning("%s unit %s: %s", self._name(grid), action.unit, error)
-        else:
-            if problem is None:
-                retries.succeeded(_retry_key(action))
-                return
-        retries.failed(_retry_key(action), _digest(action), problem)
+            may_be_stale=not isinstance(action, Create),
+            refused=lambda error: _refused(action, error),
+            what=f"{self._name(grid)} unit {action.unit}",
+        )
         if problem is not None:
             self._warn(action, grid, problem)
 

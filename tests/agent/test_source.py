@@ -10,9 +10,10 @@ import pytest
 
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.reply import Reply
-from sitegrid.agent.source import Source, SourceKey
+from sitegrid.agent.source import Source, SourceKey, _last_states
 from sitegrid.agent.wan import Wan
-from sitegrid.wire.codec import JSON
+from sitegrid.wire import protobuf
+from sitegrid.wire.codec import JSON, PROTOBUF, Item
 from sitegrid.wire.resources import ENDPOINTSLICES
 
 
@@ -271,3 +272,18 @@ async def test_states_that_arrive_together(objects: Any, last_counts: bool, told
     source.stop()
     assert listener.events == told
     assert listener.progress
+
+
+def test_states_that_are_over_are_not_read() -> None:
+    """Of an object's events only the last is decoded, but none is passed over that a deletion follows."""
+
+    def frame(kind: str, name: str, rv: int) -> bytes:
+        texts = ((1, name), (2, ""), (3, "ns"), (6, str(rv)))
+        meta = b"".join(protobuf.write_bytes(number, text.encode()) for number, text in texts)
+        return PROTOBUF.render_event(ENDPOINTSLICES, kind, Item("", rv, protobuf.write_bytes(1, meta)))[4:]
+
+    order = ["ADDED a", "MODIFIED b", "MODIFIED a", "DELETED a", "ADDED a", "MODIFIED b", "MODIFIED a", "MODIFIED c"]
+    frames = [frame(*event.split(), rv) for rv, event in enumerate(order, start=10)]
+    for known in frames:
+        PROTOBUF.change(known)
+    assert [frames.index(kept) for kept in _last_states(frames, PROTOBUF)] == [1, 2, 3, 5, 6, 7]

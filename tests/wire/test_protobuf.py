@@ -178,3 +178,25 @@ def test_a_known_envelope_changes_nothing(kinds: list[str], raw: bytes, cut: int
             assert protobuf.read_watched(bytes(damaged)) == anew(bytes(damaged))
             continue
         assert anew(bytes(damaged)) is None
+
+
+@given(
+    name=st.text(min_size=1, max_size=140),
+    namespace=st.text(max_size=20),
+    other=st.text(min_size=1, max_size=140),
+    cut=st.integers(min_value=0, max_value=300),
+)
+def test_a_peeked_name_is_the_objects(encode: Any, name: str, namespace: str, other: str, cut: int) -> None:
+    """Two events with the same answer are about the same object; what is not plain has none; nothing is raised."""
+
+    def peeked(kind: str, name: str) -> bytes | None:
+        raw = encode.slice(name, namespace, "42", {})
+        frame = protobuf.write_event(kind, protobuf.wrap("discovery.k8s.io/v1", "EndpointSlice", raw))
+        protobuf.read_watched(frame)
+        protobuf.peek_name(frame[:cut])
+        return protobuf.peek_name(frame)
+
+    first = peeked("MODIFIED", name)
+    assert first == peeked("ADDED", name)
+    assert first is None or (first == peeked("MODIFIED", other)) == (name == other)
+    assert peeked("DELETED", name) is None

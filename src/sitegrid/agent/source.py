@@ -297,8 +297,12 @@ class Source:
         try:
             async for chunk in exchange.body(SILENCE):
                 self._metrics.add("upstream_bytes_total", len(chunk))
+                arrived = frames.feed(chunk)
+                self._metrics.add("upstream_events_total", len(arrived))
+                if self.key.last_counts and self._incoming is None:
+                    arrived = _last_states(arrived, self.key.codec)
                 try:
-                    for frame in frames.feed(chunk):
+                    for frame in arrived:
                         self._apply(self.key.codec.change(frame))
                 finally:
                     self._tell_late()
@@ -311,7 +315,6 @@ class Source:
             exchange.close()
 
     def _apply(self, change: Change) -> None:
-        self._metrics.add("upstream_events_total")
         if change.type == "ERROR":
             if change.code in _LOST_HISTORY:
                 raise _Expired
@@ -336,8 +339,8 @@ class Source:
             self.objects[item.key] = item
             if self.key.last_counts:
                 self._untold[item.key] = None
-            else:
-                self._tell(item.key, None)
+                return
+            self._tell(item.key, None)
         self._changed()
 
     def _apply_initial(self, change: Change, incoming: dict[str, Item]) -> None:
@@ -388,6 +391,25 @@ class Source:
         untold, self._untold = self._untold, {}
         for key in untold:
             self._tell(key, None)
+        if untold:
+            self._changed()
+
+
+def _last_states(frames: list[bytes], codec: Codec) -> list[bytes]:
+    """Return the events without those of an object that is written again before anything is deleted."""
+    later: set[bytes] = set()
+    kept = []
+    for frame in reversed(frames):
+        name = codec.peek_name(frame)
+        if name is None:
+            later.clear()
+        elif name in later:
+            continue
+        else:
+            later.add(name)
+        kept.append(frame)
+    kept.reverse()
+    return kept
 
 
 def _unzip(exchange: Reply, body: bytes) -> bytes:

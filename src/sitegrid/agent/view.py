@@ -46,10 +46,10 @@ READY_TIMEOUT: Final = 10.0
 """Seconds that a request waits for the first complete state before it is 503."""
 PLACES: Final = 1 << 62
 """From here on resourceVersions are places in logs. A view's begin at a random multiple of 2**32: no other's do."""
-LOG_EVENTS: Final = 1000
-LOG_BYTES: Final = 1024 * 1024
-"""What the log of one view may hold, in rendered bytes (an object itself costs as much again); the older half goes
-when it holds more. A burst of 10,000 events left 5.5 MB resident when this was four times as much."""
+LOG_EVENTS: Final = 500
+LOG_BYTES: Final = 512 * 1024
+"""What the log of one view may hold, in bytes of objects; the older half goes when it holds more. A burst of 10,000
+events left 5.5 MB resident when this was many times as much."""
 _SNAPSHOTS: Final = 4
 """Paged lists that one view keeps open at a time."""
 
@@ -115,17 +115,13 @@ class Reader(Protocol):
         """The place is gone: what follows it cannot be given any more."""
 
 
-class _Event:
-    """One entry of the log: `data` is the rendered event."""
+class _Event(NamedTuple):
+    """One entry of the log; it is rendered for each client that reads it, so that the log holds every object once."""
 
-    __slots__ = ("data", "grid", "item", "key", "type")
-
-    def __init__(self, event_type: str, key: str, item: Item, grid: bool, data: bytes) -> None:
-        self.type = event_type
-        self.key = key
-        self.item = item
-        self.grid = grid
-        self.data = data
+    type: str
+    key: str
+    item: Item
+    grid: bool
 
 
 class View:
@@ -432,9 +428,8 @@ class View:
         if event_type == "DELETED" and grid and self.key.resource is not SERVICES:
             # By the time it is read, these may be another unit's endpoints; no consumer needs them to delete.
             item = self.key.codec.without_endpoints(item)
-        data = self.key.codec.render_event(self.key.resource, event_type, item)
-        self._log.append(_Event(event_type, key, item, grid, data))
-        self._log_bytes += len(data)
+        self._log.append(_Event(event_type, key, item, grid))
+        self._log_bytes += len(item.raw)
         self._rv = max(self._rv, item.rv)
         if item.rv > self._first_rv:
             # Who saw an older version saw it before this view was there, and has not heard of what was in between.
@@ -446,7 +441,7 @@ class View:
     def _trim(self) -> None:
         """Forget the older half of the log, and the resourceVersions that only it could serve."""
         half = len(self._log) // 2 + 1
-        self._log_bytes -= sum(len(event.data) for event in self._log[:half])
+        self._log_bytes -= sum(len(event.item.raw) for event in self._log[:half])
         del self._log[:half]
         self._log_start += half
         for rv, position in list(self._marks.items()):
@@ -501,8 +496,6 @@ class View:
         over; its type says whether the client had the object at `position`.
         """
         events = self._log[position - self._log_start :]
-        if len(events) < 2:
-            return [event.data for event in events]
         grid = {event.key for event in events if event.grid}
         first: dict[str, _Event] = {}
         last: dict[str, _Event] = {}
@@ -511,15 +504,14 @@ class View:
             last[event.key] = event
         out = []
         for event in events:
-            if event.key not in grid:
-                out.append(event.data)
-            elif event is last[event.key]:
+            kind = event.type
+            if event.key in grid:
+                if event is not last[event.key]:
+                    continue
                 # A deletion is told even of what came in between: who resumes may have heard of that already.
-                changed = "ADDED" if first[event.key].type == "ADDED" else "MODIFIED"
-                if event.type in ("DELETED", changed):
-                    out.append(event.data)
-                else:
-                    out.append(self.key.codec.render_event(self.key.resource, changed, event.item))
+                if kind != "DELETED":
+                    kind = "ADDED" if first[event.key].type == "ADDED" else "MODIFIED"
+            out.append(self.key.codec.render_event(self.key.resource, kind, event.item))
         return out
 
     async def changed(self) -> None:

@@ -84,6 +84,10 @@ class Codec(Protocol):
         """Return the event in `frame`. Raises `CodecError`."""
         ...
 
+    def peek_name(self, frame: bytes) -> bytes | None:
+        """Return what names the object of an ADDED or MODIFIED event, None where that takes as long as reading it."""
+        ...
+
     def item_list(self, body: bytes) -> ItemList:
         """Return what a LIST answered. Raises `CodecError`."""
         ...
@@ -283,6 +287,10 @@ class JsonCodec:
         body.pop("subsets", None)
         return Item(item.key, item.rv, dump(body))
 
+    def peek_name(self, frame: bytes) -> bytes | None:
+        """Return None: JSON has to be read from its beginning to its end."""
+        return None
+
     def _typed(self, resource: Resource, raw: bytes) -> bytes:
         rest = b"}" if raw == b"{}" else b"," + raw[1:]
         return b'{"kind":"%s","apiVersion":"%s"' % (resource.kind.encode(), resource.api_version.encode()) + rest
@@ -399,6 +407,10 @@ class ProtobufCodec:
             values |= {"spec.clusterIP": spec.get(3, ""), "spec.type": spec.get(4, "")}
         return values
 
+    def peek_name(self, frame: bytes) -> bytes | None:
+        """Return what names the object of an ADDED or MODIFIED event, None where that takes as long as reading it."""
+        return protobuf.peek_name(frame)
+
     def with_labels(self, item: Item, labels: Mapping[str, str]) -> Item:
         """Return the item with `labels` instead of its own."""
         return Item(item.key, item.rv, protobuf.with_labels(item.raw, labels, item.spans))
@@ -424,7 +436,7 @@ class ProtobufCodec:
 
     def render_event(self, resource: Resource, event_type: str, item: Item) -> bytes:
         """Return the item as a length-delimited event."""
-        return length_frame(protobuf.write_event(event_type, self.render_object(resource, item)))
+        return protobuf.write_watched(event_type, resource.api_version, resource.kind, item.raw)
 
     def render_bookmark(self, resource: Resource, rv: int, *, initial_events_end: bool) -> bytes:
         """Return a bookmark as a length-delimited event."""

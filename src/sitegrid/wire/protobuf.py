@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from sitegrid.wire.frames import length_frame
+
 MAGIC: Final = b"k8s\x00"
 
 VARINT: Final = 0
@@ -311,6 +313,8 @@ def read_event(frame: bytes) -> tuple[str, bytes]:
 _ENVELOPES: dict[int, tuple[bytes, str]] = {}
 """Of events of each length: what stands before the object, and the event's type."""
 _MAX_ENVELOPES: Final = 256
+_METADATA: Final = 1 << 3 | BYTES
+"""The tag of field 1."""
 _ENVELOPE_END: Final = b"\x1a\x00\x22\x00"
 
 
@@ -330,6 +334,42 @@ def read_watched(frame: bytes) -> tuple[str, bytes]:
             _ENVELOPES.clear()
         _ENVELOPES[len(frame)] = (frame[: -len(envelope.raw + _ENVELOPE_END)], kind)
     return kind, envelope.raw
+
+
+def peek_name(frame: bytes) -> bytes | None:
+    """Return what tells the object of an ADDED or MODIFIED event from others; None where that takes more reading.
+
+    Metadata is an object's first field, and begins with name, generateName and namespace, as encoders write them.
+    """
+    known = _ENVELOPES.get(len(frame))
+    if known is None or known[1] not in ("ADDED", "MODIFIED") or not frame.startswith(known[0]):
+        return None
+    try:
+        position = len(known[0])
+        if frame[position] != _METADATA:
+            return None
+        _, begin = read_varint(frame, position + 1, len(frame))
+        position = begin
+        for tag in (b"\x0a", b"\x12", b"\x1a"):
+            length = frame[position + 1]
+            if frame[position : position + 1] != tag or length > 0x7F:
+                return None
+            position += 2 + length
+    except (IndexError, ProtobufError):
+        return None
+    return frame[begin:position]
+
+
+def write_watched(kind: str, api_version: str, object_kind: str, raw: bytes) -> bytes:
+    """Return a WatchEvent of type `kind` around an object, with its length before it as it is in a stream."""
+    return _watched_head(kind, api_version, object_kind, len(raw)) + raw + _ENVELOPE_END
+
+
+@lru_cache(maxsize=256)
+def _watched_head(kind: str, api_version: str, object_kind: str, size: int) -> bytes:
+    """Return what stands before an object of `size` bytes."""
+    frame = length_frame(write_event(kind, wrap(api_version, object_kind, bytes(size))))
+    return frame[: -size - len(_ENVELOPE_END)]
 
 
 def write_event(kind: str, body: bytes) -> bytes:

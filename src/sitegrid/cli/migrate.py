@@ -159,10 +159,14 @@ class _Migration:
 
     async def rows(self) -> list[Row]:
         """Return what there is, and what will happen to it."""
+        import asyncio
+
         from sitegrid.grid.migration import TAKE
 
         found = await (self._back_rows() if self.back else self._rows())
-        return [await self._checked(row) if row.action == TAKE else row for row in found]
+        checks = {row.key: self._checked(row) for row in found if row.action == TAKE}
+        checked = dict(zip(checks, await asyncio.gather(*checks.values()), strict=True))
+        return [checked.get(row.key, row) for row in found]
 
     async def _rows(self) -> list[Row]:
         from sitegrid.controller.resources import child_resource, grid_resource, service_grid_resource

@@ -47,7 +47,7 @@ class Blueprint:
     def is_for(self, grid: WorkloadGrid) -> bool:
         """Tell whether this is the blueprint of `grid` as it is now."""
         mine, other = self._grid.metadata, grid.metadata
-        return (mine.uid, mine.generation) == (other.uid, other.generation)
+        return (mine.uid, mine.generation, mine.labels) == (other.uid, other.generation, other.labels)
 
     def choose(self, units: Units) -> dict[str, UnitInfo] | Problem:
         """Return the units of `units` that the grid is for, or the problem that nobody can tell."""

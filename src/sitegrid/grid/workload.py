@@ -22,6 +22,7 @@ from sitegrid.grid.overrides import Override, OverrideError, Unit, effective_spe
 from sitegrid.grid.problem import NODE_SELECTOR_CONFLICT, OVERRIDE_INVALID, TEMPLATE_INVALID, Problem
 from sitegrid.grid.provenance import Origin
 from sitegrid.grid.substitution import SubstitutionError
+from sitegrid.grid.superedge import copied_labels
 from sitegrid.grid.templates import Template, template_of
 from sitegrid.grid.tolerations import staying
 from sitegrid.wire.labels import GRID, GRID_UNIQ_KEY, UNIT, label_value, unit_id
@@ -90,7 +91,7 @@ def _manifest(
         "metadata": {
             "name": name_of_child(kind, grid, unit.value),
             "namespace": meta.namespace,
-            "labels": child_labels(grid, unit.value),
+            "labels": {**copied_labels(grid), **child_labels(grid, unit.value)},
             "ownerReferences": [owner_reference(kind.api_version, kind.grid_kind, meta.name, meta.uid)],
         },
         "spec": _pinned(with_strategy(spec, kind.spec_type), unit, labelled=not adopted, stays=not as_made),

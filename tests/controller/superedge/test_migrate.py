@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from sitegrid.kube.client import Client
 
 pytestmark = pytest.mark.cluster
 
+DEPLOY = Path(__file__).parents[3] / "deploy" / "superedge"
 DG, SSG, SG = "superedge-dg", "superedge-ssg", "superedge-sg"
 SUPEREDGES = "application-grid-controller"
 UNITS = ("bj", "hz")
@@ -409,6 +411,22 @@ def test_refused_where_the_kinds_are_not_sitegrids(era: Era) -> None:
         assert "run `sitegrid crds --superedge | kubectl apply -f -`" in era.error("--apply")
     finally:
         era.plane.kubectl("label", "crd", name, f"{OPTIONAL_API}=superedge")
+
+
+def test_the_last_step_back_is_that_nothing_of_superedge_is_worked_on(era: Era) -> None:
+    """Given back as a whole, sitegrid's controller works on SuperEdge's kinds no more."""
+    era.begin()
+    era.migrate("--apply")
+    era.wait_taken()
+    crds = ("get", "crd", "-l", OPTIONAL_API, "-o", "name")
+    try:
+        assert main(["migrate", "--kubeconfig", str(era.plane.kubeconfig("admin")), "--back", "--apply"]) == 0
+        assert era.plane.kubectl(*crds).stdout == ""
+        era.world.wait_quiet()
+        assert era.running() == era.pods
+    finally:
+        era.plane.kubectl("apply", "-f", str(DEPLOY))
+    assert len(era.plane.kubectl(*crds).stdout.splitlines()) == 5
 
 
 def test_table_is_for_people(era: Era, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -289,17 +289,48 @@ def test_kubectl_names(grids: Any) -> None:
         assert "deploymentgrid.superedge.io/demo" in grids.kubectl("get", name, "-o", "name").stdout
 
 
-def test_kinds_are_worked_on_while_the_crd_has_our_label(grids: Any, wait_for: Callable[..., None]) -> None:
-    """Without the label nothing of SuperEdge's is touched, nor is anything deleted; with it again work goes on."""
+@pytest.fixture
+def unwatched(grids: Any) -> Iterator[Callable[[str], None]]:
+    """Take our label off a CRD, by plural; it is back after the test."""
+    taken: list[str] = []
+
+    def take(plural: str) -> None:
+        taken.append(f"{plural}.superedge.io")
+        grids.plane.kubectl("label", "crd", taken[-1], f"{OPTIONAL_API}-")
+
+    yield take
+    for name in taken:
+        grids.plane.kubectl("label", "--overwrite", "crd", name, f"{OPTIONAL_API}=superedge")
+
+
+def test_nothing_is_touched_without_the_label(grids: Any, unwatched: Callable[[str], None]) -> None:
+    """Kinds whose CRD has our label no more are not worked on, and nothing is deleted; with it work goes on."""
     grids.world.nodes("hz")
     grids.apply(PLAIN)
     grids.world.wait_children("demo-hz")
-    grids.plane.kubectl("label", "crd", CRD, f"{OPTIONAL_API}-")
-    try:
-        grids.world.wait_quiet()
-        grids.world.nodes("bj")
-        grids.world.wait_quiet()
-        assert grids.names("deployments") == {"demo-hz"}
-    finally:
-        grids.plane.kubectl("label", "crd", CRD, f"{OPTIONAL_API}=superedge")
+    unwatched("deploymentgrids")
+    grids.world.wait_quiet()
+    grids.world.nodes("bj")
+    grids.world.wait_quiet()
+    assert grids.names("deployments") == {"demo-hz"}
+    grids.plane.kubectl("label", "crd", CRD, f"{OPTIONAL_API}=superedge")
     grids.world.wait_children("demo-hz", "demo-bj")
+
+
+def test_closed_services_stay_served_without_the_label(
+    grids: Any, unwatched: Callable[[str], None], wait_for: Callable[..., None]
+) -> None:
+    """Their unit slices stay, for nobody could say what they should be: a site does not lose its endpoints."""
+    world = grids.world
+    world.pod("echo", world.node("n", "hz"), "10.244.1.1")
+    grids.apply(SERVICE.replace("appGrid: echo", "app: grid"))
+
+    def slices() -> set[str]:
+        found = grids.plane.objects("endpointslices", world.namespace, f"tkeedge.io/unit={world.key}.hz")
+        return {item["metadata"]["name"] for item in found}
+
+    wait_for(slices, "the unit slice", dump=world.dump)
+    before = slices()
+    unwatched("servicegrids")
+    world.wait_quiet()
+    assert slices() == before

@@ -126,7 +126,7 @@ def dns(scene: None, cluster: Any, cluster_agent: str, poll: Any, tmp_path_facto
     kubeconfig = cluster.kubeconfig("admin-token", cluster_agent)
     (directory / "Corefile").write_text(
         f".:{port} {{\n bind 127.0.0.1\n errors\n"
-        f" kubernetes cluster.local in-addr.arpa {{\n  kubeconfig {kubeconfig}\n  ttl 0\n }}\n}}\n"
+        f" kubernetes cluster.local site.example in-addr.arpa {{\n  kubeconfig {kubeconfig}\n  ttl 0\n }}\n}}\n"
     )
     with (directory / "log").open("wb") as log:
         argv = [str(cluster.binaries / "coredns"), "-conf", str(directory / "Corefile")]
@@ -158,6 +158,8 @@ def dns(scene: None, cluster: Any, cluster_agent: str, poll: Any, tmp_path_facto
         ("AAAA", f"grid-0.{SERVICE}", ["fd00:1::10"]),
         ("A", f"grid-1.{SERVICE}", ["10.1.0.11"]),
         ("A", f"grid-9.{SERVICE}", []),
+        ("A", f"grid-0.db.{NAMESPACE}.svc.site.example", ["10.1.0.10"]),
+        ("A", f"db-0.db.{NAMESPACE}.svc.site.example", ["10.1.0.10"]),
         ("PTR", "11.0.1.10.in-addr.arpa", [f"db-1.{SERVICE}", f"grid-1.{SERVICE}"]),
         ("SRV", f"db-0.{SERVICE}", [f"db-0.{SERVICE}:5432"]),
     ],

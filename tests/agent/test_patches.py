@@ -274,3 +274,34 @@ def test_a_view_is_not_ready_before_the_patches_are_known() -> None:
     source.synced = True
     patches.source_progressed(source)  # type: ignore[arg-type]
     assert patches.ready
+
+
+def test_every_view_is_told_of_the_patches_of_a_new_unit() -> None:
+    """All of them at once, though the newest version that the former units' source told is of no patch."""
+    node, sources = _Node(), {"zone.u1": _Source(), "zone.u2": _Source()}
+    told: list[set[str]] = []
+
+    class View:
+        def services_patched(self, keys: Any) -> None:
+            told.append(set(keys))
+
+    def source_key(units: Any) -> Any:
+        return next(iter(units))
+
+    for unit, source in sources.items():
+        source.key = unit  # type: ignore[assignment]
+    patches = Patches(node, source_key, sources.__getitem__, lambda source: None)  # type: ignore
+    patches.need()
+    patches.listeners += [View(), View()]
+    item = _slice_item("a", "zone.u2", _ip("10.1.1.1"), 5, "zone")
+    sources["zone.u2"].objects[item.key] = item
+    sources["zone.u2"].rv, sources["zone.u1"].rv = 5, 9
+    sources["zone.u2"].listed = False
+    node.units = frozenset({"zone.u2"})
+    patches.units_changed()
+    assert not patches.ready
+    told.clear()
+    sources["zone.u2"].listed = True
+    patches.source_progressed(sources["zone.u2"])  # type: ignore[arg-type]
+    assert told == [{"default/web"}] * 2
+    assert patches.ready

@@ -12,7 +12,7 @@ one for a resync. Held by ``tests/agent/test_patches.py``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, NamedTuple, Protocol
 
 from sitegrid.agent.node import NodeUnits
@@ -48,7 +48,7 @@ _NONE: Final = _Found("", "", "", 0, ServicePatch())
 class Listener(Protocol):
     """Who shows Services."""
 
-    def services_patched(self, keys: Iterable[str]) -> None:
+    def services_patched(self, keys: Collection[str]) -> None:
         """Other patches than before are for these Services, or all patches are known for the first time."""
 
 
@@ -70,6 +70,8 @@ class Patches:
         self._needed = False
         self._source: Source | None = None
         self._next: Source | None = None
+        self._told_rv = 0
+        """The newest resourceVersion at which a patch came, changed or went since the units changed."""
         self._found: dict[str, dict[str, _Found]] = {}
         """By Service, then by slice."""
         self._service_of: dict[str, str] = {}
@@ -94,6 +96,7 @@ class Patches:
         """Read the slices of the node's present units; what is of former ones counts no more from now on."""
         if not self._needed or not self._node.known:
             return
+        self._told_rv = 0
         wanted = self._source_key(self._node.units)
         if self._next is not None:
             self._drop(self._next)
@@ -120,6 +123,7 @@ class Patches:
         if source is self._source:
             service = self._read(key)
             if service is not None:
+                self._told_rv = source.rv
                 self._tell([service])
         self._switch_to_next()
 
@@ -130,7 +134,9 @@ class Patches:
     def _switch_to_next(self) -> None:
         """Read from the next source once it is as new as what was shown; from the first one as soon as it has any."""
         source = self._next
-        if source is not None and (source.synced if self._source is None else source.listed and source.rv >= self.rv):
+        if source is not None and (
+            source.synced if self._source is None else source.listed and source.rv >= self._told_rv
+        ):
             self._next = None
             self._switch(source)
 
@@ -140,7 +146,7 @@ class Patches:
         changed = {self._read(key) for key in keys}
         if old is not None:
             self._drop(old)
-        self._tell(service for service in changed if service is not None)
+        self._tell({service for service in changed if service is not None})
 
     def _read(self, key: str) -> str | None:
         """Read the slice `key` anew; return the Service whose patch came, changed or went."""
@@ -160,7 +166,7 @@ class Patches:
         self._found.setdefault(service, {})[key] = patch
         return service
 
-    def _tell(self, keys: Iterable[str]) -> None:
+    def _tell(self, keys: Collection[str]) -> None:
         for listener in tuple(self.listeners):
             listener.services_patched(keys)
 

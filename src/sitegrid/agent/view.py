@@ -26,7 +26,7 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, NamedTuple, Protocol
 
 from sitegrid.agent.node import NodeUnits
@@ -277,7 +277,7 @@ class View:
         self._switch_to_next()
         self._become_ready()
 
-    def services_patched(self, keys: Iterable[str]) -> None:
+    def services_patched(self, keys: Collection[str]) -> None:
         """Show Services with the patches that are for them now."""
         if self.ready:
             self._refresh(sorted(self._grid_keys.intersection(keys)))

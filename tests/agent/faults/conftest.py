@@ -92,6 +92,10 @@ class _SteppedSelector(selectors.DefaultSelector):
         return super().select(0)
 
 
+_GRID_KEY: Final = "tkeedge.io/grid-uniq-key"
+_PATCH: Final = "tkeedge.io/service-patch"
+
+
 @dataclass(frozen=True)
 class Obj:
     """One object of the API server."""
@@ -101,6 +105,7 @@ class Obj:
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)
     address: str = ""
+    """An endpoint's; of a Service, and of the slice that holds a unit's patch for it, its external address."""
     rv: int = 0
 
     @property
@@ -110,9 +115,14 @@ class Obj:
 
     def seen(self) -> tuple[Any, ...]:
         """Return what is compared between a client's store and the truth."""
-        # What the agent makes has versions of its own.
-        rv = 0 if self.path == ENDPOINTS else self.rv
+        # What the agent makes has versions of its own, and so have Services that were ever shown with a patch.
+        rv = 0 if self.path == ENDPOINTS or (self.path == SERVICES and _GRID_KEY in self.labels) else self.rv
         return self.namespace, self.name, rv, tuple(sorted(self.labels.items())), self.address
+
+    @property
+    def patch(self) -> str:
+        """Return the annotation of a slice that holds a unit's patch, empty for all others."""
+        return json.dumps({"externalIPs": [self.address]}) if _PATCH in self.labels else ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the object as the API server writes it."""
@@ -122,7 +132,10 @@ class Obj:
             meta["namespace"] = self.namespace
         body: dict[str, Any] = {"kind": kind, "apiVersion": version, "metadata": meta}
         if self.path == SLICES:
-            body |= {"addressType": "IPv4", "endpoints": [{"addresses": [self.address]}] if self.address else None}
+            address = "" if self.patch else self.address
+            body |= {"addressType": "IPv4", "endpoints": [{"addresses": [address]}] if address else None}
+            if self.patch:
+                meta["annotations"] = {_PATCH: self.patch}
             body["ports"] = [{"port": 80}]
         elif self.path == SERVICES:
             body["spec"] = {"clusterIP": "10.9.255.1", "type": "ClusterIP", "selector": {"a": "b"}}
@@ -135,9 +148,12 @@ class Obj:
         meta = _blob(1, self.name) + (_blob(3, self.namespace) if self.namespace else b"") + _blob(6, str(self.rv))
         for key, value in self.labels.items():
             meta += _blob(11, _blob(1, key) + _blob(2, value))
+        if self.patch:
+            meta += _blob(12, _blob(1, _PATCH) + _blob(2, self.patch))
         message = _blob(1, meta)
         if self.path == SLICES:
-            message += (_blob(2, _blob(1, self.address)) if self.address else b"") + _blob(4, "IPv4")
+            address = "" if self.patch else self.address
+            message += (_blob(2, _blob(1, address)) if address else b"") + _blob(4, "IPv4")
             message += _blob(3, b"\x18\x50")
         elif self.path == SERVICES:
             selector = _blob(2, _blob(1, "a") + _blob(2, "b"))
@@ -705,6 +721,10 @@ class ClientConnection:
             client.heard.append((event.type, event.obj.name))
         if self.at_rest and event.type != "BOOKMARK":
             client.site.check_exact(client, event)
+        known = client.store.get(event.obj.key)
+        if event.type == "MODIFIED" and known is not None and client.asks.path != ENDPOINTS:
+            told = known.rv != event.obj.rv or known == event.obj
+            client.site.check(told, f"{event.obj} differs from {known} under the same version: taken for a resync")
         _upsert(client.store, event)
         client.rv = event.obj.rv
 
@@ -719,6 +739,7 @@ def _upsert(store: dict[Key, Obj], event: Event) -> None:
 def _from_json(path: str, body: dict[str, Any]) -> Obj:
     meta = body["metadata"]
     addresses = [a for endpoint in body.get("endpoints") or [] for a in endpoint["addresses"]]
+    addresses += body.get("spec", {}).get("externalIPs", [])
     addresses += [a["ip"] for subset in body.get("subsets") or [] for a in subset["addresses"]]
     labels = meta.get("labels") or {}
     return Obj(
@@ -745,6 +766,8 @@ def _from_protobuf(path: str, message: bytes) -> tuple[Obj, bool]:
                     end = True
         elif number == 2 and path == SLICES:
             address += dict(_blobs(value))[1].decode()
+        elif number == 2 and path == SERVICES:
+            address = ",".join(text.decode() for inner, text in _blobs(value) if inner == 5)
         elif number == 2 and path == ENDPOINTS:
             address = ",".join(dict(_blobs(a))[1].decode() for number, a in _blobs(value) if number == 1)
     return Obj(path, names[3], names[1], labels, address, int(names[6])), end
@@ -901,6 +924,8 @@ class Simulation:
         own = self.units() if units is None else units
         if asks.path == ENDPOINTS:
             shown = self._endpoints(own)
+        elif asks.path == SERVICES:
+            shown = (self._patched(_shown(obj, own), own) for obj in self.network.objects[SERVICES].values())
         else:
             shown = (_shown(obj, own) for obj in self.network.objects[asks.path].values())
         return {
@@ -909,15 +934,27 @@ class Simulation:
             if obj is not None and asks.namespace in ("", obj.namespace) and asks.selects(obj.labels)
         }
 
+    def _patched(self, service: Obj | None, units: set[str]) -> Obj | None:
+        """Return a Service with the one patch that is for it in `units`; with several or none it is as it is."""
+        if service is None or _GRID_KEY not in service.labels:
+            return service
+        found = [
+            obj.address
+            for obj in self.network.objects[SLICES].values()
+            if obj.patch
+            and (obj.namespace, obj.labels["tkeedge.io/service-name"]) == service.key
+            and obj.labels["tkeedge.io/unit"] in units
+            and obj.labels[_GRID_KEY] == service.labels[_GRID_KEY]
+        ]
+        return replace(service, address=found[0]) if len(found) == 1 else service
+
     def _endpoints(self, units: set[str]) -> Generator[Obj | None, None, None]:
         """Yield the Endpoints that clients should see: those of no grid, and those made of the units' slices."""
         services = {
-            key: service
-            for key, service in self.network.objects[SERVICES].items()
-            if "tkeedge.io/grid-uniq-key" in service.labels
+            key: service for key, service in self.network.objects[SERVICES].items() if _GRID_KEY in service.labels
         }
         for key, obj in self.network.objects[ENDPOINTS].items():
-            if key not in services and "tkeedge.io/grid-uniq-key" not in obj.labels:
+            if key not in services and _GRID_KEY not in obj.labels:
                 yield obj
         for (namespace, name), service in services.items():
             if (seen := _shown(service, units)) is not None:
@@ -937,7 +974,8 @@ class Simulation:
         if event.type != "DELETED":
             wanted = "MODIFIED" if key in client.store else "ADDED"
             self.check(event.type == wanted, f"{event.type} of {key} should be {wanted}")
-        if client.asks.path == ENDPOINTS and self._made_anew():
+        merged = client.asks.path == ENDPOINTS or (client.asks.path == SERVICES and _GRID_KEY in event.obj.labels)
+        if merged and self._made_anew():
             return
         obj = self.network.objects[client.asks.path].get(key)
         if obj is not None and obj.rv <= self.rest_rv:
@@ -996,16 +1034,17 @@ class Simulation:
 def _shown(obj: Obj, units: set[str]) -> Obj | None:
     """Return an object as clients of a node in `units` should see it: written anew, not the agent's own function."""
     labels = dict(obj.labels)
-    if "tkeedge.io/grid-uniq-key" not in labels:
+    if _GRID_KEY not in labels:
         return obj
     if obj.path == SERVICES:
-        if labels["tkeedge.io/grid-uniq-key"] not in {unit.partition(".")[0] for unit in units}:
+        if labels[_GRID_KEY] not in {unit.partition(".")[0] for unit in units}:
             return None
         if labels.get(_PROXY_NAME) == "sitegrid":
             del labels[_PROXY_NAME]
         return replace(obj, labels=labels)
     if (
         labels.get("tkeedge.io/unit") not in units
+        or _PATCH in labels
         or labels.get("endpointslice.kubernetes.io/managed-by") != "sitegrid"
     ):
         return None

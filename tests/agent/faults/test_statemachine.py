@@ -88,6 +88,13 @@ def _machine(words: Any) -> type[RuleBasedStateMachine]:
             labels = _unit_labels(unit, service, headless=headless)
             self._slice(namespace, f"{service}-{unit}", labels, words.units[unit])
 
+        @rule(namespace=NAMESPACES, service=NAMES, unit=st.sampled_from(UNITS), second=st.booleans())
+        def put_patch(self, namespace: str, service: str, unit: str, second: bool) -> None:
+            """The controller writes what a unit has different of a Service; or somebody a second such slice."""
+            labels = {**_unit_labels(unit, service, headless=False), "tkeedge.io/service-patch": ""}
+            name = f"{service}-{unit}-patch{2 if second else 1}"
+            self._slice(namespace, name, labels, words.units[unit])
+
         @rule(namespace=NAMESPACES, service=NAMES, unit=st.sampled_from(UNITS), other=st.sampled_from(UNITS))
         def move_unit_slice(self, namespace: str, service: str, unit: str, other: str) -> None:
             """A unit slice is another unit's from now on, under its old name."""

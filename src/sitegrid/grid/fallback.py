@@ -11,17 +11,17 @@ fallback names that unit; whatever cannot be understood names nobody. Held by ``
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from sitegrid.api.servicegrids import Fallback, ServiceGrid
-from sitegrid.grid.blueprint import matcher_of
+from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.grid.groups import Endpoints, Group, add_endpoint, sorted_ports
 from sitegrid.grid.observed import Endpoint, EndpointSlice
-from sitegrid.grid.overrides import MatcherError, UnitMatcher
+from sitegrid.grid.overrides import MatcherError
 from sitegrid.grid.problem import UNITS_INVALID, Problem
 from sitegrid.grid.substitution import SubstitutionError, substitute, unit_names
+from sitegrid.grid.unitrules import UnitRules
 from sitegrid.grid.units import UnitInfo, Units
 from sitegrid.wire.labels import ALIASES, UNIT, unit_id
 
@@ -45,20 +45,20 @@ class Fallbacks:
 
 def fallbacks_of(grid: ServiceGrid, units: Units) -> Fallbacks:
     """Return which of `units` may use which, and what is wrong; of several entries for a unit the last counts."""
-    entries = [(item, None if item.units is None else matcher_of(item.units)) for item in grid.spec.fallback]
+    entries, rules = grid.spec.fallback, UnitRules([item.units for item in grid.spec.fallback])
     ways: dict[str, tuple[str, ...]] = {}
     problems: dict[str, Problem] = {}
-    named = {name for _, matcher in entries if matcher is not None for name in matcher.names}
+    named = set(rules.names)
     for value, info in units.items() if entries else ():
         try:
-            index = _entry_for(info, entries)
+            matching = rules.of(info.unit) if info.nodes else []
         except MatcherError as error:
             message = f"spec.fallback: {error}; no unit falls back until it is repaired"
             return Fallbacks(problems={"": Problem(UNITS_INVALID, message)})
-        if index is not None:
-            item, matcher = entries[index]
-            itself = matcher is not None and value in matcher.names
-            to, problem = _resolved(f"spec.fallback[{index}]", item.to, info, itself=itself)
+        if matching:
+            entry = entries[matching[-1]]
+            itself = entry.units is not None and value in entry.units.names
+            to, problem = _resolved(f"spec.fallback[{matching[-1]}]", entry.to, info, itself=itself)
             named.update(to)
             if to:
                 ways[value] = to
@@ -66,14 +66,6 @@ def fallbacks_of(grid: ServiceGrid, units: Units) -> Fallbacks:
                 problems[value] = problem
     unknown = frozenset(name for name in named if name not in units or not units[name].nodes)
     return Fallbacks(ways, problems, unknown)
-
-
-def _entry_for(info: UnitInfo, entries: Sequence[tuple[Fallback, UnitMatcher | None]]) -> int | None:
-    """Return the last of `entries` that is for a unit; a unit without nodes needs none."""
-    if not info.nodes:
-        return None
-    matching = [index for index, (_, matcher) in enumerate(entries) if matcher is None or matcher.matches(info.unit)]
-    return matching[-1] if matching else None
 
 
 def _resolved(where: str, to: list[str], info: UnitInfo, *, itself: bool) -> tuple[tuple[str, ...], Problem | None]:

@@ -16,12 +16,12 @@ from typing import Final, NamedTuple
 
 from sitegrid.api.grids import LABEL_KEY_PATTERN
 from sitegrid.api.servicegrids import ServiceGrid, ServiceOverride
-from sitegrid.grid.blueprint import matcher_of
 from sitegrid.grid.observed import Service, ServicePort
-from sitegrid.grid.overrides import MatcherError, UnitMatcher
+from sitegrid.grid.overrides import MatcherError
 from sitegrid.grid.problem import OVERRIDE_INVALID, UNITS_INVALID, Problem
 from sitegrid.grid.provenance import OverrideRef
 from sitegrid.grid.substitution import SubstitutionError, substitute, unit_names
+from sitegrid.grid.unitrules import UnitRules
 from sitegrid.grid.units import UnitInfo, Units
 from sitegrid.wire.labels import GROUP
 from sitegrid.wire.servicepatch import Port, ServicePatch
@@ -106,16 +106,14 @@ class _Overrides:
     """The overrides of one grid."""
 
     def __init__(self, grid: ServiceGrid) -> None:
-        self._all: list[tuple[OverrideRef, UnitMatcher, ServiceOverride]] = [
-            (OverrideRef(index, item.name), matcher_of(item.units), item)
-            for index, item in enumerate(grid.spec.overrides)
-        ]
+        self._all = [(OverrideRef(index, item.name), item) for index, item in enumerate(grid.spec.overrides)]
+        self._rules = UnitRules([item.units for item in grid.spec.overrides])
         self.any = bool(self._all)
-        self.names = {name for _, matcher, _ in self._all for name in matcher.names}
+        self.names = self._rules.names
 
     def of(self, info: UnitInfo) -> list[tuple[OverrideRef, ServiceOverride]]:
         """Return those for a unit, in order. Raises `MatcherError`."""
-        return [(ref, item) for ref, matcher, item in self._all if matcher.matches(info.unit)]
+        return [self._all[index] for index in self._rules.of(info.unit)]
 
 
 class _Unit:

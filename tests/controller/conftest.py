@@ -493,6 +493,15 @@ class World:
             if ref.get("namespace") == self.namespace and ref["resource"] != "events"
         ]
 
+    def unit_writes(self) -> list[str]:
+        """Return the controller's writes to NodeUnits and NodeGroups of the test's key so far, as verb and resource."""
+        return [
+            f"{event['verb']} {'/'.join((ref['resource'], ref.get('subresource', ''))).rstrip('/')}"
+            for event in self.plane.audited()
+            for ref in [event["objectRef"]]
+            if ref["resource"] in ("nodeunits", "nodegroups") and self.key in ref.get("name", "")
+        ]
+
     def dump(self) -> str:
         """Return what helps to see why a wait was in vain."""
         grids = self.plane.kubectl("get", "dg,sg,deploy,svc", "-n", self.namespace, "-o", "wide").stdout

@@ -141,7 +141,7 @@ def test_one_override_among_200_units_is_one_write(world: Any, wait_for: Any) ->
 
 
 def test_new_unit_with_twenty_grids(world: Any, wait_for: Any) -> None:
-    """A new site gets one child and one status per grid; then there is rest."""
+    """A new site gets one child and one status per grid, its NodeUnit and the NodeGroup's status; then there is rest."""
     world.nodes("one")
     names = [f"g{number:02}" for number in range(20)]
     grids = [world.deployment_grid(name) for name in names]
@@ -152,7 +152,7 @@ def test_new_unit_with_twenty_grids(world: Any, wait_for: Any) -> None:
     for name in names:
         world.wait_condition("UnitsReady", name)
     world.wait_quiet(4)
-    before = world.writes()
+    before, units_before = world.writes(), world.unit_writes()
     begin = time.monotonic()
     world.nodes("two")
     world.wait_children(*(f"{name}-{unit}" for name in names for unit in ("one", "two")))
@@ -170,6 +170,10 @@ def test_new_unit_with_twenty_grids(world: Any, wait_for: Any) -> None:
     assert writes.keys() == children | statuses
     assert all(writes[child] == 1 for child in children)
     assert all(writes[status] <= most for status in statuses)
+    units = Counter(world.unit_writes()[len(units_before) :])
+    assert units["create nodeunits"] == 1
+    assert units.keys() == {"create nodeunits", "patch nodeunits/status", "patch nodegroups/status"}
+    assert units.total() <= 1 + 2 * most
 
 
 def test_template_of_a_megabyte(world: Any) -> None:

@@ -83,11 +83,12 @@ def test_each_child_was_written_once(world: Any) -> None:
             {"spec": {"template": {"spec": {"nodeSelector": {"disk": "ssd"}}}}},
             ("spec", "template", "spec", "nodeSelector"),
         ),
+        ({"spec": {"strategy": {"type": "Recreate", "rollingUpdate": None}}}, ("spec", "strategy")),
         ({"metadata": {"labels": {"tkeedge.io/unit": "other"}}}, ("metadata", "labels")),
         ({"metadata": {"labels": {"tkeedge.io/grid": None}}}, ("metadata", "labels")),
         ({"metadata": {"annotations": {"tkeedge.io/applied-hash": None}}}, ("spec", "replicas")),
     ],
-    ids=["replicas", "nodeSelector", "unit-label", "grid-label-removed", "hash-removed"],
+    ids=["replicas", "nodeSelector", "strategy", "unit-label", "grid-label-removed", "hash-removed"],
 )
 def test_hand_edit_is_repaired(world: Any, wait_for: Any, patch: dict[str, Any], path: tuple[str, ...]) -> None:
     """What somebody changes of ours comes back, and then there is rest."""

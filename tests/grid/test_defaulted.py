@@ -14,7 +14,8 @@ from sitegrid.grid.patchfields import DAEMON_SET_SPEC, DEPLOYMENT_SPEC, STATEFUL
 @pytest.mark.parametrize("given", [{}, {"strategy": None}, {"strategy": {}}, {"strategy": {"rollingUpdate": None}}])
 def test_deployment_without_a_strategy(given: dict[str, Any]) -> None:
     """Kubernetes rolls; what it rolls by is then ours to take away."""
-    assert with_strategy(given, DEPLOYMENT_SPEC)["strategy"]["rollingUpdate"] == {}
+    rolling = {"type": "RollingUpdate", "rollingUpdate": {}}
+    assert with_strategy(given, DEPLOYMENT_SPEC)["strategy"] == rolling
 
 
 @pytest.mark.parametrize("spec_type", [STATEFUL_SET_SPEC, DAEMON_SET_SPEC])
@@ -26,7 +27,14 @@ def test_other_kinds_have_another_name_for_it(spec_type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "strategy", [{"type": "Recreate"}, {"rollingUpdate": {"maxSurge": 1}}, {"type": "Whatever"}, "text", [1]]
+    "strategy",
+    [
+        {"type": "Recreate"},
+        {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}},
+        {"type": "Whatever"},
+        "text",
+        [1],
+    ],
 )
 def test_what_the_user_says_stays(strategy: Any) -> None:
     """Another type has no such field, and what is odd is the API server's to refuse."""

@@ -18,12 +18,16 @@ from sitegrid.grid.patchfields import DEPLOYMENT_SPEC
 
 
 def with_strategy(spec: dict[str, Any], spec_type: str) -> dict[str, Any]:
-    """Return a workload's `spec` of the type `spec_type` with the ``rollingUpdate`` that Kubernetes adds."""
+    """Return a workload's `spec` of the type `spec_type` with the type and ``rollingUpdate`` that Kubernetes adds.
+
+    The type too: somebody's other one would be refused beside what we name, and so it is seen and repaired.
+    """
     field = "strategy" if spec_type == DEPLOYMENT_SPEC else "updateStrategy"
     strategy = spec.get(field) or {}
     if not isinstance(strategy, dict) or strategy.get("type") not in (None, "RollingUpdate"):
         return spec
-    return {**spec, field: {**strategy, "rollingUpdate": strategy.get("rollingUpdate") or {}}}
+    rolling = {"type": "RollingUpdate", "rollingUpdate": strategy.get("rollingUpdate") or {}}
+    return {**spec, field: {**strategy, **rolling}}
 
 
 def with_pod_defaults(pod_spec: dict[str, Any]) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def test_one_override_among_200_units_is_one_write(world: Any, wait_for: Any) ->
 
 
 def test_new_unit_with_twenty_grids(world: Any, wait_for: Any) -> None:
-    """A new site gets one child and one status per grid, its NodeUnit and the NodeGroup's status; then there is rest."""
+    """A new site gets a child and a status per grid, its NodeUnit and the NodeGroup's status; then there is rest."""
     world.nodes("one")
     names = [f"g{number:02}" for number in range(20)]
     grids = [world.deployment_grid(name) for name in names]

@@ -494,7 +494,7 @@ class World:
         ]
 
     def unit_writes(self) -> list[str]:
-        """Return the controller's writes to NodeUnits and NodeGroups of the test's key so far, as verb and resource."""
+        """Return the writes to NodeUnits and NodeGroups of the test's key so far, as verb and resource."""
         return [
             f"{event['verb']} {'/'.join((ref['resource'], ref.get('subresource', ''))).rstrip('/')}"
             for event in self.plane.audited()

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from sitegrid.api.meta import ObjectMeta
-from sitegrid.api.superedge import SuperEdgeDeploymentGrid, SuperEdgeServiceGrid
+from sitegrid.api.superedge import SiteNodeUnit, SuperEdgeDeploymentGrid, SuperEdgeServiceGrid
 from sitegrid.grid.adoption import ADOPTED
 from sitegrid.grid.kinds import SUPEREDGE_DEPLOYMENT
-from sitegrid.grid.migration import Row, give_back, take_services, take_workloads
+from sitegrid.grid.migration import Row, give_back, take_services, take_sites, take_workloads
 from sitegrid.grid.units import Units, units_of
 
 NODES = [("n1", {"zone": "hz"}), ("n2", {"zone": "NodeUnit1"})]
@@ -124,6 +124,15 @@ def test_service_of_nobody_is_left() -> None:
     """A Service that no ServiceGrid wants is left, and told."""
     (row,) = take_services([], [_child("old-svc", uid=None, kind="Service")])
     assert (row.action, row.why) == ("leave", "no ServiceGrid wants it")
+
+
+def test_node_units_stay_and_tell_what_is_not_done() -> None:
+    """They are listed as well, with what sitegrid will not do for them."""
+    unit = msgspec.convert({"metadata": {}, "spec": {"autonomyLevel": "L4"}}, SiteNodeUnit)
+    unit.metadata = ObjectMeta(name="hz")
+    (row,) = take_sites([unit], [])
+    assert (row.kind, row.name, row.action) == ("NodeUnit", "hz", "keep")
+    assert "no control plane is set up in the unit" in row.why
 
 
 def test_giving_back_takes_exactly_ours_off() -> None:

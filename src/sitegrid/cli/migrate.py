@@ -12,7 +12,7 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sitegrid.cli.errors import CommandError
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sitegrid.grid.migration import Row
     from sitegrid.kube.client import Client
     from sitegrid.kube.resources import Resource
+
+T = TypeVar("T")
 
 SUPEREDGE_CONTROLLER: Final = "application-grid-controller"
 """The Deployment, and the Lease, of SuperEdge's controller; its manifests have it in the namespace edge-system."""
@@ -169,16 +171,25 @@ class _Migration:
         return [checked.get(row.key, row) for row in found]
 
     async def _rows(self) -> list[Row]:
-        from sitegrid.controller.resources import child_resource, grid_resource, service_grid_resource
+        from sitegrid.api.nodeunits import NodeUnit
+        from sitegrid.api.superedge import SiteNodeGroup, SiteNodeUnit
+        from sitegrid.controller.resources import (
+            NODEUNITS,
+            SITE_NODEGROUPS,
+            SITE_NODEUNITS,
+            child_resource,
+            grid_resource,
+            service_grid_resource,
+        )
         from sitegrid.grid.kinds import SERVICE_KINDS, WORKLOAD_KINDS
-        from sitegrid.grid.migration import take_services, take_workloads
+        from sitegrid.grid.migration import take_services, take_sites, take_workloads
         from sitegrid.grid.nodeunits import declared
         from sitegrid.grid.observed import Node
         from sitegrid.grid.units import units_of
         from sitegrid.kube.resources import NODES, SERVICES
 
         nodes = (await self.client.list_as(Node, NODES)).items
-        said = declared(await self._node_units())
+        said = declared(await self._optional(NodeUnit, NODEUNITS))
         labels = [(node.metadata.name, node.metadata.labels) for node in nodes]
         rows: list[Row] = []
         for kind in WORKLOAD_KINDS.values():
@@ -191,7 +202,9 @@ class _Migration:
                 resource = service_grid_resource(service_kind)
                 service_grids = (await self.client.list_as(service_kind.grid_type, resource, self.namespace)).items
                 rows += take_services(service_grids, await self._children(SERVICES))
-        return rows
+        units = await self._optional(SiteNodeUnit, SITE_NODEUNITS)
+        groups = await self._optional(SiteNodeGroup, SITE_NODEGROUPS)
+        return [*rows, *take_sites(units, groups)]
 
     async def _back_rows(self) -> list[Row]:
         from sitegrid.grid.migration import give_back
@@ -216,17 +229,16 @@ class _Migration:
                     found[item["metadata"]["uid"]] = item
         return list(found.values())
 
-    async def _node_units(self) -> list[Any]:
-        from sitegrid.api.nodeunits import NodeUnit
-        from sitegrid.controller.resources import NODEUNITS
+    async def _optional(self, object_type: type[T], resource: Resource) -> list[T]:
+        """Return all objects of a type that need not be served."""
         from sitegrid.kube.errors import ApiError
 
         try:
-            return (await self.client.list_as(NodeUnit, NODEUNITS)).items
+            return (await self.client.list_as(object_type, resource)).items
         except ApiError as error:
             if not error.not_found:
                 raise
-            return []  # sitegrid itself is not installed yet
+            return []
 
     async def _checked(self, row: Row) -> Row:
         """Ask the API server what would change if the row's object were taken over."""

@@ -10,14 +10,14 @@ SuperEdge's, so giving back is taking ours off. Held by ``tests/grid/test_migrat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sitegrid.api.grids import VERSION
 from sitegrid.api.meta import FIELD_MANAGER, owner_reference
 from sitegrid.api.servicegrids import ServiceGrid
-from sitegrid.api.superedge import GRID_SELECTOR
+from sitegrid.api.superedge import GRID_SELECTOR, SiteNodeGroup, SiteNodeUnit
 from sitegrid.api.workloads import WorkloadGrid
 from sitegrid.grid.adoption import ADOPTED, SERVICE_MARK, template_mark
 from sitegrid.grid.applied import APPLIED_HASH
@@ -27,6 +27,7 @@ from sitegrid.grid.overrides import Unit
 from sitegrid.grid.problem import Problem
 from sitegrid.grid.removal import UNIT_GONE_SINCE
 from sitegrid.grid.service import wanted_service
+from sitegrid.grid.sites import translate
 from sitegrid.grid.units import Units
 from sitegrid.grid.workload import WantedChild, child_labels, wanted_child
 from sitegrid.wire.labels import GRID, GRID_UNIQ_KEY, SERVICE_PROXY_NAME, UNIT, label_value
@@ -125,6 +126,16 @@ def take_services(grids: Iterable[ServiceGrid], services: Iterable[Manifest]) ->
     for service in left.values():
         if _is_superedges(service):
             yield _row(service, LEAVE, "no ServiceGrid wants it", _labels(service)[GRID_SELECTOR])
+
+
+def take_sites(units: Sequence[SiteNodeUnit], groups: Sequence[SiteNodeGroup]) -> Iterator[Row]:
+    """Yield what becomes of SuperEdge's NodeUnits and NodeGroups: they stay, and what is not done is told."""
+    problems = translate(units, groups).problems
+    items: list[SiteNodeUnit | SiteNodeGroup] = [*units, *groups]
+    for item in items:
+        told = [problem.message for problem in problems.get((item.KIND, item.metadata.name), ())]
+        why = "; ".join(["as it is; sitegrid's controller labels its nodes as SuperEdge does", *told])
+        yield Row(item.KIND, "", item.metadata.name, KEEP, why)
 
 
 def give_back(children: Iterable[Manifest]) -> Iterator[Row]:

@@ -58,6 +58,21 @@ async def test_other_pods_of_the_node_are_left(scene: Any, controller: Any) -> N
     assert scene.api.of("pods").keys() == {"pod-node14", "namesake", "other-unit", "ends"}
 
 
+async def test_pods_of_a_child_that_was_taken_over(scene: Any, controller: Any) -> None:
+    """They have no label of the unit; their owner tells whose they are, and others on the node are left."""
+    child = scene.api.of("deployments")["web-one"]
+    child["metadata"]["annotations"]["tkeedge.io/adopted"] = "mark"
+    scene.api.put("deployments", child)
+    scene.pod("namesake", "node12", "one", "web-one-two-5d9")
+    for pod in scene.api.of("pods").values():
+        del pod["metadata"]["labels"]["tkeedge.io/unit"]
+    scene.report("node12", "Unknown", controller.now())
+    controller.sync()
+    controller.clock += PATIENCE.total_seconds()
+    await controller.until_rest()
+    assert scene.api.of("pods").keys() == {"pod-node14", "namesake"}
+
+
 async def test_pods_of_a_unit_that_is_away_are_left(scene: Any, controller: Any) -> None:
     """A site without its WAN keeps its pods, also while its nodes come back one by one (I8)."""
     for name in ("node12", "node14"):

@@ -5,7 +5,7 @@ export PATH := $(if $(PATH),$(PATH),/usr/local/bin:/usr/bin:/bin):/usr/local/sbi
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint format bench bench-agent lock clean
+.PHONY: setup demo test lint format bench bench-agent bench-idle lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -40,6 +40,9 @@ bench: setup ## measure speed and memory
 
 bench-agent: setup ## measure the agent against a stock kube-proxy: bytes, CPU, memory
 	@$(VENV)/bin/python -m benchmarks.agent
+
+bench-idle: setup ## count what sitegrid writes to an idle cluster: SITEGRID_IDLE_SECONDS (300), 16 nodes
+	@$(VENV)/bin/python -m benchmarks.idle
 
 lock: $(STAMP) ## renew the hashed requirements files
 	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \

@@ -56,6 +56,8 @@ class Components:
             f"--authentication-config={pki / 'authentication.json'}",
             f"--authentication-token-webhook-config-file={pki / 'node-tokens.kubeconfig'}",
             "--authentication-token-webhook-version=v1",
+            f"--audit-policy-file={pki / 'audit-policy.json'}",
+            f"--audit-log-path={self._layout.audit_log}",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             f"--service-cluster-ip-range={addresses.SERVICE_CIDR}",

@@ -38,6 +38,19 @@ _AUTHENTICATION: Final = {
 }
 
 
+_AUDIT_POLICY: Final = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "None", "verbs": ["get", "list", "watch"]},
+        {"level": "Metadata", "userGroups": ["system:serviceaccounts:sitegrid-system"]},
+        {"level": "None"},
+    ],
+}
+"""What sitegrid itself writes is noted, and nothing else."""
+
+
 class Credentials:
     """Writes the kubeconfigs of one lab, from one certificate authority."""
 
@@ -67,6 +80,7 @@ class Credentials:
         write_private(pki / "service-accounts.pub", tokens.certificate)
         write_private(pki / "service-accounts.key", tokens.key)
         write_private(pki / "authentication.json", json.dumps(_AUTHENTICATION).encode())
+        write_private(pki / "audit-policy.json", json.dumps(_AUDIT_POLICY).encode())
         write_kubeconfig(
             pki / "node-tokens.kubeconfig", server=f"http://{addresses.NODE_TOKENS}", user={}, ca=b"", name="nodes"
         )

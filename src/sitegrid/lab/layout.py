@@ -75,6 +75,11 @@ class Layout:
         return self.root / "logs"
 
     @property
+    def audit_log(self) -> Path:
+        """What sitegrid's accounts have written, noted by the API server: a JSON object (audit.k8s.io/v1) a line."""
+        return self.logs / "audit.jsonl"
+
+    @property
     def pki(self) -> Path:
         """Certificates and keys of the control plane."""
         return self.root / "pki"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import ssl
 import subprocess
 import sys
@@ -225,6 +226,9 @@ class Stage:
             for name in ("kubelet", "coredns", "kube-proxy"):
                 self._lab.process(f"{name}@{node}", "stop")
         self._lab.process(f"agent@{self._own_node}", "stop")
+        # A start is that of a new node: what the agent kept so far would have it ask for all that was written since.
+        for entry in self._lab.layout.agent_data(self._own_node).iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     # --- objects ---
 

@@ -20,7 +20,7 @@ from sitegrid.wire.http2 import Event, Http2, Http2Error
 
 BURST: Final = 0.1
 """Seconds between two arrivals below which they are a burst."""
-PAUSE: Final = 0.2
+PAUSE: Final = 0.3
 """Seconds that arrivals are let gather in a burst: kube-proxy writes rules once a second."""
 _BUFFER: Final = memoryview(bytearray(32 * 1024))
 """Where every connection receives: what is in it is taken out at once."""

@@ -139,6 +139,19 @@ async def test_a_relabelled_node_has_the_new_units_patch(site: Any, api: Any, ob
 
 
 @pytest.mark.usefixtures("scene")
+async def test_a_node_that_leaves_its_unit_hears_no_more_of_the_patch(site: Any, api: Any, objects: Any) -> None:
+    """The Service is told as deleted without it, and under no older version."""
+    before = int((await _shown(site, objects))["web"]["metadata"]["resourceVersion"])
+    watch = (await site.list_and_watch(objects.services))[1]
+    api.put(objects.nodes, objects.node("n1", host="n1"))
+    event = await watch.next()
+    assert (event["type"], event["object"]["metadata"]["name"]) == ("DELETED", "web")
+    assert event["object"]["metadata"]["labels"] == {GRID_UNIQ_KEY: "zone"}
+    assert int(event["object"]["metadata"]["resourceVersion"]) >= before
+    assert "externalIPs" not in event["object"]["spec"]
+
+
+@pytest.mark.usefixtures("scene")
 async def test_patches_need_no_watch_of_their_own(site: Any, api: Any, objects: Any) -> None:
     """What kube-proxy asks for is enough: patches come with its slices, in protobuf."""
     binary = "application/vnd.kubernetes.protobuf"

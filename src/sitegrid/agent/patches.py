@@ -200,6 +200,10 @@ class PatchedServices:
             return item
         return _patched(self._codec, item, found.patch, rv)
 
+    def without_patch(self, item: Item, rv: int) -> Item:
+        """Return a grid's Service as it is, in a version of at least `rv`, under which it was shown."""
+        return _patched(self._codec, item, ServicePatch(), max(item.rv, rv))
+
 
 def patched_object(patches: Patches, codec: Codec, item: Item, unique_key: str) -> Item:
     """Return a grid's Service that was asked for by itself with its patch."""

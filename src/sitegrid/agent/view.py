@@ -414,6 +414,8 @@ class View:
 
     def _last_state(self, old: Item, deleted: Item | None) -> Item:
         """Return what a DELETED event shows: the API server's last state, where that is of the same kind as `old`."""
+        if self._patches is not None and isinstance(old, _GridItem):
+            return self._last_service(old, deleted)
         if deleted is None:
             return old
         if not self.key.guarded:
@@ -421,6 +423,16 @@ class View:
         if isinstance(old, _GridItem):
             return old if self.key.resource is ENDPOINTS else self._shown(deleted) or old
         return old if of_grid(self.key.codec.labels(deleted)) else deleted
+
+    def _last_service(self, old: Item, deleted: Item | None) -> Item:
+        """Return the same of a grid's Service, without a patch of units that the node may have left."""
+        shown = self._shown(deleted) if deleted is not None else None
+        source = deleted or (self._services.objects.get(old.key) if self._services is not None else None)
+        if shown is not None or source is None:
+            return shown or old
+        codec = self.key.codec
+        last = codec.with_labels(self._patched.without_patch(source, old.rv), codec.labels(old))
+        return _GridItem(last.key, last.rv, last.raw)
 
     # The log.
     def _append(self, event_type: str, key: str, item: Item) -> None:

@@ -200,8 +200,7 @@ class Cluster:
             )
         self.optional.add(SITE_NODEUNITS, self.site_units.store, SiteNodeUnit)
         self.optional.add(SITE_NODEGROUPS, self.site_groups.store, SiteNodeGroup)
-        self._reflectors.append(self.optional.reflect(client))
-        return self._reflectors
+        return [*self._reflectors, self.optional.reflect(client)]
 
     def grid_stores(self) -> list[Store[Any]]:
         """Return the stores of grids, of all kinds."""

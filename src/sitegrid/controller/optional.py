@@ -3,14 +3,16 @@
 One watch of the CRDs that carry our label tells which there are; where there are none it is idle, and nothing else is
 asked for. A CRD that comes has its kind observed from then on; when it goes, or loses the label (`sitegrid migrate
 --back` takes it off), the store is emptied, so that nothing is worked on any more: what was made stays, since only a
-grid's own deletion deletes its children. Held by ``tests/controller/superedge``.
+grid's own deletion deletes its children. Held by ``tests/controller/superedge`` and
+``tests/controller/test_optional.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, NamedTuple
+import logging
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct, field
 
@@ -20,6 +22,11 @@ from sitegrid.kube.client import Client
 from sitegrid.kube.reflector import Reflector
 from sitegrid.kube.resources import CRDS, Resource
 from sitegrid.kube.store import Store
+
+log = logging.getLogger(__name__)
+
+PATIENCE: Final = 10.0
+"""Seconds to wait for the CRDs, which come at once where they may be read at all."""
 
 
 class _Condition(Struct, rename="camel", gc=False):
@@ -56,6 +63,7 @@ class Optional:
         self._kinds: dict[str, _Kind] = {}
         self._definitions: Store[Definition] = Store()
         self._running: dict[str, tuple[Reflector[Any], asyncio.Task[None]]] = {}
+        self._reflector: Reflector[Definition] | None = None
         self._changed = asyncio.Event()
         self._settled = asyncio.Event()
 
@@ -66,7 +74,10 @@ class Optional:
     def reflect(self, client: Client) -> Reflector[Definition]:
         """Return the reflector of the CRDs; the caller runs it, and `run`."""
         self._definitions.add_handler(lambda old, new: self._changed.set())
-        return Reflector(client, CRDS, self._definitions, object_type=Definition, label_selector=OPTIONAL_API)
+        self._reflector = Reflector(
+            client, CRDS, self._definitions, object_type=Definition, label_selector=OPTIONAL_API
+        )
+        return self._reflector
 
     def served(self, resource: Resource) -> bool:
         """Tell whether the objects of `resource` are observed, all of them."""
@@ -89,7 +100,15 @@ class Optional:
                 await self._changed.wait()
 
     async def wait_synced(self) -> None:
-        """Return when every kind that is served has been observed completely; to be called once the CRDs are."""
+        """Return when every kind that is served has been observed completely.
+
+        An older ClusterRole does not allow to look for CRDs: our own kinds do not wait for that.
+        """
+        if self._reflector is not None:
+            try:
+                await asyncio.wait_for(self._reflector.synced.wait(), PATIENCE)
+            except TimeoutError:
+                log.warning("SuperEdge's kinds are not looked for: apply deploy/rbac/controller.yaml")
         if self._definitions.list():
             self._settled.clear()
             self._changed.set()

@@ -71,7 +71,7 @@ class Patches:
         self._source: Source | None = None
         self._next: Source | None = None
         self._told_rv = 0
-        """The newest resourceVersion at which a patch came, changed or went since the units changed."""
+        """The newest resourceVersion at which an own unit's patch came, changed or went since the units changed."""
         self._found: dict[str, dict[str, _Found]] = {}
         """By Service, then by slice."""
         self._service_of: dict[str, str] = {}
@@ -123,7 +123,9 @@ class Patches:
         if source is self._source:
             service = self._read(key)
             if service is not None:
-                self._told_rv = source.rv
+                item = source.objects.get(key) or deleted
+                if item is not None and PROTOBUF.labels(item).get(UNIT) in self._node.units:
+                    self._told_rv = item.rv
                 self._tell([service])
         self._switch_to_next()
 

@@ -101,9 +101,16 @@ class ViewKey(NamedTuple):
 
 
 class _GridItem(Item):
-    """An item of a grid as a client sees it: unlike others it may be shown only while it is current."""
+    """An item of a grid as a client sees it: unlike others it may be shown only while it is current.
 
-    __slots__ = ()
+    `everywhere` is a Service without what its unit has different, where it has.
+    """
+
+    __slots__ = ("everywhere",)
+
+    def __init__(self, item: Item, everywhere: Item | None = None) -> None:
+        super().__init__(item.key, item.rv, item.raw)
+        self.everywhere = everywhere
 
 
 class Reader(Protocol):
@@ -341,10 +348,11 @@ class View:
             seen = grid_service_labels(labels, self._node.keys)
         if seen is None or not self._selected(item, seen):
             return None
-        if self._patches is not None:
-            item = self._patched.shown(item, labels[GRID_UNIQ_KEY])
         shown = codec.with_labels(item, seen)
-        return _GridItem(shown.key, shown.rv, shown.raw)
+        if self._patches is None:
+            return _GridItem(shown)
+        patched = self._patched.shown(item, labels[GRID_UNIQ_KEY])
+        return _GridItem(shown) if patched is item else _GridItem(codec.with_labels(patched, seen), shown)
 
     def _selected(self, item: Item, labels: dict[str, str]) -> bool:
         """Tell whether the client asks for `item`, shown under `labels`."""
@@ -370,7 +378,7 @@ class View:
             made = self._make_endpoints(service, labels, slices, max(rv, old.rv + 1))
         if made is None or not self._selected(made, self.key.codec.labels(made)):
             return None
-        return _GridItem(made.key, made.rv, made.raw)
+        return _GridItem(made)
 
     def _unit_slices(self, service: str) -> list[Item]:
         """Return the slices of the Service with key `service` that a client may see, but for those of other names."""
@@ -437,9 +445,10 @@ class View:
     # The log.
     def _append(self, event_type: str, key: str, item: Item) -> None:
         grid = isinstance(item, _GridItem)
-        if event_type == "DELETED" and grid and self.key.resource is not SERVICES:
+        if event_type == "DELETED" and isinstance(item, _GridItem):
             # By the time it is read, these may be another unit's endpoints; no consumer needs them to delete.
-            item = self.key.codec.without_endpoints(item)
+            services = self.key.resource is SERVICES
+            item = (item.everywhere or item) if services else self.key.codec.without_endpoints(item)
         self._log.append(_Event(event_type, key, item, grid))
         self._log_bytes += len(item.raw)
         self._rv = max(self._rv, item.rv)

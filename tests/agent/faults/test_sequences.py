@@ -9,6 +9,13 @@ import pytest
 
 GRID = {"tkeedge.io/grid-uniq-key": "zone", "service.kubernetes.io/service-proxy-name": "sitegrid"}
 
+UNIT_SLICE = {
+    **GRID,
+    "tkeedge.io/service-name": "web",
+    "service.kubernetes.io/headless": "",
+    "endpointslice.kubernetes.io/managed-by": "sitegrid",
+}
+
 
 @pytest.fixture
 def site(simulation: Any) -> Iterator[Any]:
@@ -26,13 +33,7 @@ def _relabel(site: Any, words: Any, **labels: str) -> None:
 
 
 def _put_unit_slice(site: Any, words: Any, name: str, unit: str, address: str) -> None:
-    labels = {
-        **GRID,
-        "tkeedge.io/unit": unit,
-        "tkeedge.io/service-name": "web",
-        "service.kubernetes.io/headless": "",
-        "endpointslice.kubernetes.io/managed-by": "sitegrid",
-    }
+    labels = {**UNIT_SLICE, "tkeedge.io/unit": unit}
     site.network.put(words.obj(words.slices, "a", name, labels, address))
     site.step()
 
@@ -123,3 +124,38 @@ def test_endpoints_of_a_relabelled_node_are_modified(site: Any, simulation: Any)
         site.rest()
         assert client.heard[0] == (told, "web")
         assert {event for event, _ in client.heard[1:]} <= {"MODIFIED"}
+
+
+def test_a_deleted_service_is_told_without_its_former_unit(site: Any, simulation: Any) -> None:
+    """A client that reads late hears that the Service is gone, and nothing of what that unit had different."""
+    network, client = site.network, site.clients[4]
+    network.put(simulation.obj(simulation.services, "a", "web", GRID))
+    labels = {**UNIT_SLICE, "tkeedge.io/unit": "zone.u3", "tkeedge.io/service-patch": ""}
+    network.put(simulation.obj(simulation.slices, "a", "web-patch", labels, "10.3.0.1"))
+    site.rest()
+    assert {obj.address for obj in client.store.values()} == {"10.3.0.1"}
+    client.heard.clear()
+    _relabel(site, simulation, rack="r1")
+    site.rest()
+    assert client.heard == [("DELETED", "web")]
+
+
+def test_a_late_patch_reaches_every_kind_of_client(site: Any, simulation: Any) -> None:
+    """The next unit's slices are answered late: what it has different of a Service is told to all once it is known.
+
+    What happens meanwhile in the unit that the node has left is not waited for.
+    """
+    network = site.network
+    network.put(simulation.obj(simulation.services, "a", "web", GRID))
+    labels = {**UNIT_SLICE, "tkeedge.io/unit": "zone.u1", "tkeedge.io/service-patch": ""}
+    network.put(simulation.obj(simulation.slices, "a", "web-patch", labels, "10.1.0.1"))
+    site.rest()
+    network.slow = True
+    _relabel(site, simulation, zone="u1", rack="r1")
+    site.step()
+    network.put(
+        simulation.obj(simulation.slices, "a", "web", {**UNIT_SLICE, "tkeedge.io/unit": "rack.r1"}, "10.4.0.1")
+    )
+    site.step()
+    site.rest()
+    assert [{obj.address for obj in site.clients[number].store.values()} for number in (3, 4)] == [{"10.1.0.1"}] * 2

@@ -286,10 +286,12 @@ def _machine(words: Any) -> type[RuleBasedStateMachine]:
                 self.site.send(target, words.client_connection(None, single=True), binary=binary)
                 self.site.step()
 
-        @rule(namespace=NAMESPACES, name=NAMES, binary=st.booleans())
-        def get_endpoints(self, namespace: str, name: str, binary: bool) -> None:
-            """A client asks for the Endpoints of one Service."""
-            target = f"/api/v1/namespaces/{namespace}/endpoints/{name}"
+        @rule(
+            namespace=NAMESPACES, name=NAMES, plural=st.sampled_from(["services", "endpoints"]), binary=st.booleans()
+        )
+        def get_one(self, namespace: str, name: str, plural: str, binary: bool) -> None:
+            """A client asks for one Service or its Endpoints."""
+            target = f"/api/v1/namespaces/{namespace}/{plural}/{name}"
             self.site.send(target, words.client_connection(None, single=True), binary=binary)
             self.site.step()
 

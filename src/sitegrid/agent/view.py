@@ -348,11 +348,13 @@ class View:
             seen = grid_service_labels(labels, self._node.keys)
         if seen is None or not self._selected(item, seen):
             return None
-        shown = codec.with_labels(item, seen)
         if self._patches is None:
-            return _GridItem(shown)
+            return _GridItem(codec.with_labels(item, seen))
         patched = self._patched.shown(item, labels[GRID_UNIQ_KEY])
-        return _GridItem(shown) if patched is item else _GridItem(codec.with_labels(patched, seen), shown)
+        shown = codec.with_labels(patched, seen)
+        if patched is item:
+            return _GridItem(shown)
+        return _GridItem(shown, codec.with_labels(self._patched.without_patch(item, patched.rv), seen))
 
     def _selected(self, item: Item, labels: dict[str, str]) -> bool:
         """Tell whether the client asks for `item`, shown under `labels`."""
@@ -422,8 +424,6 @@ class View:
 
     def _last_state(self, old: Item, deleted: Item | None) -> Item:
         """Return what a DELETED event shows: the API server's last state, where that is of the same kind as `old`."""
-        if self._patches is not None and isinstance(old, _GridItem):
-            return self._last_service(old, deleted)
         if deleted is None:
             return old
         if not self.key.guarded:
@@ -431,16 +431,6 @@ class View:
         if isinstance(old, _GridItem):
             return old if self.key.resource is ENDPOINTS else self._shown(deleted) or old
         return old if of_grid(self.key.codec.labels(deleted)) else deleted
-
-    def _last_service(self, old: Item, deleted: Item | None) -> Item:
-        """Return the same of a grid's Service, without a patch of units that the node may have left."""
-        shown = self._shown(deleted) if deleted is not None else None
-        source = deleted or (self._services.objects.get(old.key) if self._services is not None else None)
-        if shown is not None or source is None:
-            return shown or old
-        codec = self.key.codec
-        last = codec.with_labels(self._patched.without_patch(source, old.rv), codec.labels(old))
-        return _GridItem(last.key, last.rv, last.raw)
 
     # The log.
     def _append(self, event_type: str, key: str, item: Item) -> None:

@@ -153,9 +153,8 @@ def test_a_late_patch_reaches_every_kind_of_client(site: Any, simulation: Any) -
     network.slow = True
     _relabel(site, simulation, zone="u1", rack="r1")
     site.step()
-    network.put(
-        simulation.obj(simulation.slices, "a", "web", {**UNIT_SLICE, "tkeedge.io/unit": "rack.r1"}, "10.4.0.1")
-    )
+    labels = {**labels, "tkeedge.io/unit": "zone.u3"}
+    network.put(simulation.obj(simulation.slices, "a", "former-patch", labels, "10.3.0.1"))
     site.step()
     site.rest()
     assert [{obj.address for obj in site.clients[number].store.values()} for number in (3, 4)] == [{"10.1.0.1"}] * 2

@@ -86,7 +86,7 @@ def scene(cluster: Any, controllers: None, poll: Any, objects: Any) -> None:
         # Kubernetes makes no slice for a pod on a node that it does not know.
         cluster.write("POST", objects.nodes, objects.node(f"n-{site}", zone=site))
     for name, (byte, *state) in PODS.items():
-        _start_pod(cluster, name, "u1", f"10.1.0.{byte}", *state)
+        _start_pod(cluster, name, "u1", f"10.1.9.{byte}", *state)
     _start_pod(cluster, "foreign", "u2", "10.66.0.1", True, True, False)
     for name, spec in SERVICES.items():
         for prefix, labels, selector in (("", GRID, {}), ("twin-", {}, {"site": "u1"})):
@@ -97,7 +97,7 @@ def scene(cluster: Any, controllers: None, poll: Any, objects: Any) -> None:
 
         def settled(name: str = name) -> bool:
             text = json.dumps(_twin_slices(cluster, name))
-            return all(f'"10.1.0.{byte}"' in text for byte, *_ in PODS.values())
+            return all(f'"10.1.9.{byte}"' in text for byte, *_ in PODS.values())
 
         poll(settled, 60, f"the slices of twin-{name}")
         for number, twin in enumerate(_twin_slices(cluster, name)):
@@ -184,8 +184,8 @@ def test_protobuf_is_understood_by_kubernetes_clients(cluster: Any, cluster_agen
         PROTOBUF.item(cluster.request("GET", f"{CORE}/endpoints/{name}", base=base, accept=PROTOBUF.media_type)[1])
         for name, base in (("headless", cluster_agent), ("twin-headless", None))
     )
-    assert b"10.1.0.11" in own.raw
-    assert own.raw[own.raw.index(b"10.1.0.11") :] == twin.raw[twin.raw.index(b"10.1.0.11") :]
+    assert b"10.1.9.11" in own.raw
+    assert own.raw[own.raw.index(b"10.1.9.11") :] == twin.raw[twin.raw.index(b"10.1.9.11") :]
     listed = cluster.request("GET", f"{CORE}/endpoints", base=cluster_agent, accept=PROTOBUF.media_type)[1]
     assert own.raw in [item.raw for item in PROTOBUF.item_list(listed).items]
 

@@ -387,7 +387,8 @@ class View:
         if self._slices is None:
             return []
         codec, objects = self._slices.key.codec, self._slices.objects
-        found = [objects[key] for key, owner in self._service_of.items() if owner == service]
+        # After a new list some of them are gone already that this view has not been told of yet.
+        found = [objects[key] for key, owner in self._service_of.items() if owner == service and key in objects]
         labelled = [(item, codec.labels(item)) for item in found]
         units = self._node.units
         return [item for item, x in labelled if ALIASES not in x and unit_slice_labels(x, units) is not None]

@@ -158,3 +158,21 @@ def test_a_late_patch_reaches_every_kind_of_client(site: Any, simulation: Any) -
     site.step()
     site.rest()
     assert [{obj.address for obj in site.clients[number].store.values()} for number in (3, 4)] == [{"10.1.0.1"}] * 2
+
+
+def test_slices_that_went_together_take_their_endpoints_along(site: Any, simulation: Any) -> None:
+    """After a lost history both slices of a Service are gone at once; the view is told of one after the other."""
+    network, client = site.network, site.clients[7]
+    network.put(simulation.obj(simulation.services, "a", "web", GRID))
+    for name, address in (("web-1", "10.4.0.1"), ("web-2", "10.4.0.2")):
+        _put_unit_slice(site, simulation, name, "rack.r1", address)
+    site.rest()
+    assert [obj.address for obj in client.store.values()] == ["10.4.0.1,10.4.0.2"]
+    network.refusing = True
+    network.reset()
+    site.step()
+    for name in ("web-1", "web-2"):
+        network.delete(simulation.slices, ("a", name))
+    network.forget_history()
+    site.rest()
+    assert [obj.address for obj in client.store.values()] == [""]

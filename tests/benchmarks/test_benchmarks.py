@@ -26,7 +26,7 @@ def test_agent_benchmark_takes_all_its_figures(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     figures: dict[str, dict[str, Any]] = {figure["name"].strip(): figure for figure in document["figures"]}
-    assert len(figures) == 18
+    assert len(figures) == 20
     assert all(figure["sitegrid"] is not None for figure in figures.values())
     # What needs no full size to be true: a unit's slices are fewer bytes than all units'.
     start = figures["of which EndpointSlices (protobuf)"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -192,12 +193,57 @@ def test_a_node_reboots_without_the_cloud(offline: Offline, lab: Lab) -> None:
 def test_the_wan_comes_back_unnoticed(offline: Offline, lab: Lab) -> None:
     """After restarts offline, the site's traffic goes on while its agents find the API server again; pods stay."""
     before = offline.pods()
+    lab.process(f"agent@{FAULTY}", "stop")
+    began = time.monotonic()
+    lab.process(f"agent@{FAULTY}", "start")
+    ready = ["curl", "-sf", "-o", "/dev/null", "http://127.0.0.1:10351/sitegrid/readyz"]
+    assert wait_until(lambda: not lab.run(FAULTY, ready).returncode)
+    print(f"agent's process started offline until it serves: {time.monotonic() - began:.2f} s")
     for part in ("agent", "kube-proxy", "coredns", "kubelet"):
         lab.process(f"{part}@{FAULTY}", "kill")
     assert wait_until(lambda: offline.answers(FAULTY))
     for matrix in offline.fault("wan restored", lambda: restore(lab)).values():
         assert (matrix.misplaced, matrix.lost) == (0, 0), "\n" + matrix.render()
     assert offline.pods() == before
+
+
+def test_a_wan_that_flaps_is_not_noticed(offline: Offline, lab: Lab) -> None:
+    """Five times there and gone again: no request is lost or misplaced, no pod replaced."""
+    before = offline.pods()
+
+    def flap() -> None:
+        for _ in range(5):
+            restore(lab)
+            lab.cut_wan(SITE)
+
+    for matrix in offline.fault("wan flaps", flap).values():
+        assert (matrix.misplaced, matrix.lost) == (0, 0), "\n" + matrix.render()
+    restore(lab)
+    assert offline.pods() == before
+
+
+def test_a_node_relabelled_while_cut_off_moves_when_it_hears_of_it(offline: Offline, lab: Lab) -> None:
+    """Until then it is served as before, by its own site; afterwards by the new one alone, and nothing in between."""
+    old, target = offline.clients.members("zone"), (FAULTY, URL)
+    lab.kubectl("label", "--overwrite", "node", FAULTY, "zone=NodeUnit1")
+    try:
+        cut = offline.clients.measure([(node, URL) for node in NODES], old, 50)
+        assert (cut.misplaced, cut.lost) == (0, 0), "\n" + cut.render()
+        new = offline.clients.members("zone")
+        assert new[FAULTY] == "NodeUnit1"
+        restore(lab)
+
+        def moved() -> bool:
+            matrix = offline.clients.measure([target], new, 20)
+            return (matrix.misplaced, matrix.lost) == (0, 0)
+
+        assert wait_until(moved)
+        after = offline.clients.measure([(node, URL) for node in NODES], new, 100)
+        assert (after.misplaced, after.lost) == (0, 0), "\n" + after.render()
+        print(f"relabelled while cut: {cut.requests + after.requests} requests, 0 lost, 0 misplaced")
+    finally:
+        lab.kubectl("label", "--overwrite", "node", FAULTY, "zone=NodeUnit2")
+    assert wait_until(lambda: offline.clients.measure([target], old, 20).misplaced == 0)
 
 
 def test_writes_fail_at_once(offline: Offline, lab: Lab) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from sitegrid.agent.credentials import Credentials, in_cluster
-from sitegrid.agent.run import ListenError, Settings, parse_listen, serve
+from sitegrid.agent.node import NodeUnits
+from sitegrid.agent.run import AgentBroken, ListenError, Settings, parse_listen, serve
 from sitegrid.cli.main import main
 
 
@@ -63,6 +64,22 @@ async def test_both_listeners_serve(api: Any, tmp_path: Path, certificates: Any)
         await writer.wait_closed()
     stop.set()
     await asyncio.wait_for(running, 10)
+
+
+async def test_a_fault_of_its_own_ends_the_agent(api: Any, objects: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that cannot follow the API server any more does not go on with what it knew."""
+
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("a bug")
+
+    listening: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+    settings = Settings("n1", Credentials(f"http://127.0.0.1:{api.port}"), listen="127.0.0.1:0")
+    running = asyncio.create_task(serve(settings, asyncio.Event(), listening))
+    await listening
+    monkeypatch.setattr(NodeUnits, "source_changed", fail)
+    api.put(objects.nodes, objects.node("n1", zone="u2"))
+    with pytest.raises(AgentBroken, match="started again"):
+        await asyncio.wait_for(running, 10)
 
 
 @pytest.mark.parametrize(("host", "own_authority"), [("127.0.0.1", False), ("localhost", True)])

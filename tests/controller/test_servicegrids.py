@@ -102,7 +102,7 @@ def test_what_differs_in_a_unit_is_written_for_it_alone(world: Any, wait_for: An
         lambda: f"{taken} is taken by Service {world.namespace}/other" in told(), "the condition", dump=world.dump
     )
     assert told().startswith("unit one: overrides[0]: patch.nodePorts.80: ")
-    assert "more units" not in told()
+    assert "a problem)" not in told()
     service = world.plane.get("services", "grid-svc", world.namespace)
     assert "externalIPs" not in service["spec"]
     text = _explain(world, "sg/grid", "two").stdout

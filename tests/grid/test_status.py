@@ -247,7 +247,7 @@ def test_service_status() -> None:
 def test_service_problem_is_told() -> None:
     """A Service that could not be made is the grid's condition, without a unit's name."""
     status = _service_status({"": Problem("NameConflict", "taken"), "one": Problem("FallbackInvalid", "odd")}, {})
-    more = " (1 more units have a problem)"
+    more = " (1 more unit has a problem)"
     assert [(c.status, c.reason, c.message) for c in status.conditions] == [
         ("False", "NameConflict", f"taken{more}"),
         ("True", "NameConflict", f"taken{more}"),

@@ -49,6 +49,8 @@ class Hub:
         self._views: dict[ViewKey, View] = {}
         self._timers: dict[ViewKey, asyncio.TimerHandle] = {}
         self._unit_changes = 0
+        self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Has the exception that ended a source: a fault of our own, after which what is shown is out of date."""
         self.node = NodeUnits(node_name, self._acquire(node_source_key(node_name)), self._units_changed)
         slices = ViewKey(ENDPOINTSLICES, "", "", "", PROTOBUF)  # as kube-proxy and CoreDNS ask for them
         self.patches = Patches(self.node, slices.slices_source, self._acquire, self._release)
@@ -57,7 +59,7 @@ class Hub:
         if key not in self._sources:
             source = self._new_source(key)
             self._sources[key] = (source, [0])
-            source.start()
+            source.start(self._source_broken)
         source, users = self._sources[key]
         users[0] += 1
         self._metrics.set("sources", len(self._sources))
@@ -77,6 +79,10 @@ class Hub:
             resume=self._unit_changes < 2,
             keep=self._disk.keep,
         )
+
+    def _source_broken(self, error: BaseException) -> None:
+        if not self.broken.done():
+            self.broken.set_exception(error)
 
     def source_keys(self) -> list[SourceKey]:
         """Return what is asked for at the moment."""
@@ -175,3 +181,4 @@ class Hub:
             timer.cancel()
         for source, _ in self._sources.values():
             source.stop()
+        self.broken.cancel()

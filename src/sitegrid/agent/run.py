@@ -16,7 +16,7 @@ import signal
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sitegrid.agent.credentials import Credentials, is_loopback
 from sitegrid.agent.disk import Disk
@@ -30,6 +30,10 @@ _log = logging.getLogger(__name__)
 
 _CERTIFICATE_SECONDS: Final = 30.0
 """How often the certificate file is looked at."""
+
+
+class AgentBroken(Exception):
+    """A fault of the agent's own code, after which it would not follow the API server any more."""
 
 
 class ListenError(Exception):
@@ -98,7 +102,10 @@ def parse_listen(listen: str, *, allow_non_loopback: bool) -> tuple[str, int]:
 
 
 async def serve(settings: Settings, stop: asyncio.Event, listening: asyncio.Future[list[int]] | None = None) -> None:
-    """Run until `stop`; `listening` gets the ports, the plain one first. Raises `ListenError`, `ReadsError`."""
+    """Run until `stop`; `listening` gets the ports, the plain one first.
+
+    Raises `ListenError`, `ReadsError`, and `AgentBroken`.
+    """
     reads = parse_reads(settings.cache, secrets=settings.cache_secrets)
     addresses = [settings.listen, *([settings.tls_listen] if settings.tls_listen else [])]
     binds = [parse_listen(address, allow_non_loopback=settings.allow_non_loopback) for address in addresses]
@@ -110,7 +117,7 @@ async def serve(settings: Settings, stop: asyncio.Event, listening: asyncio.Futu
     upstream.start()
     hub = Hub(settings.node_name, upstream, metrics, disk)
     server = Server(hub, upstream, metrics, reads)
-    tasks = []
+    tasks: list[asyncio.Future[Any]] = []
     if certificate is not None:
         tasks.append(asyncio.ensure_future(certificate.follow()))
     if disk is not None:
@@ -128,7 +135,12 @@ async def serve(settings: Settings, stop: asyncio.Event, listening: asyncio.Futu
         # What is loaded now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        await stop.wait()
+        tasks.append(asyncio.ensure_future(stop.wait()))
+        await asyncio.wait([tasks[-1], hub.broken], return_when=asyncio.FIRST_COMPLETED)
+        if hub.broken.done():
+            # A source that ended would leave its clients with what they have for ever (I6): a new process lists anew.
+            _log.critical("a fault of the agent's own, which ends it", exc_info=hub.broken.exception())
+            raise AgentBroken("a fault of the agent's own ended it, see its log; it has to be started again")
     finally:
         for listener in listeners:
             listener.close()
@@ -150,7 +162,7 @@ async def _listen(server: Server, host: str, port: int, context: ssl.SSLContext 
 
 
 async def serve_until_signalled(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT. Raises `ListenError`."""
+    """Run until SIGTERM or SIGINT. Raises as `serve` does."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -100,6 +100,11 @@ class _Expired(Exception):
     """The history that the watch should resume from is gone."""
 
 
+def _ended(task: asyncio.Task[None], broken: Callable[[BaseException], None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        broken(error)
+
+
 def _keep_nothing(source: Source) -> None:
     """Keep no state: there is no disk."""
 
@@ -145,12 +150,14 @@ class Source:
         self._pause = _FIRST_PAUSE
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to list and watch in a task of the running loop."""
+    def start(self, broken: Callable[[BaseException], None] | None = None) -> None:
+        """Begin to list and watch in a task of the running loop; `broken` hears of a fault that ends it."""
         if self._upstream.wan.down:
             self._reveal()
         self._kept_at = asyncio.get_running_loop().time()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"source {self.key.resource.plural}")
+        if broken is not None:
+            self._task.add_done_callback(lambda task: _ended(task, broken))
 
     def stop(self) -> None:
         """End the task; `objects` stays as it is."""

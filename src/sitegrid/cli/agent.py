@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
     from sitegrid.agent.credentials import CredentialsError, from_kubeconfig, in_cluster
     from sitegrid.agent.reads import ReadsError
-    from sitegrid.agent.run import ListenError, Settings, serve_until_signalled
+    from sitegrid.agent.run import AgentBroken, ListenError, Settings, serve_until_signalled
 
     logging.basicConfig(
         level=logging.INFO if args.verbose else logging.WARNING,
@@ -106,6 +106,6 @@ def run(args: argparse.Namespace) -> int:
             cache_secrets=args.cache_secrets,
         )
         asyncio.run(serve_until_signalled(settings))
-    except (CredentialsError, ListenError, ReadsError) as error:
+    except (AgentBroken, CredentialsError, ListenError, ReadsError) as error:
         raise CommandError(str(error)) from error
     return 0

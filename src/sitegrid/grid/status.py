@@ -155,7 +155,9 @@ def _degraded(problems: Mapping[str, Problem]) -> _State:
         return ("False", "AsExpected", "no unit has a problem")
     value, problem = next(iter(problems.items()))
     where = f"unit {value}: " if value else ""
-    more = f" ({len(problems) - 1} more units have a problem)" if len(problems) > 1 else ""
+    others = len(problems) - 1
+    units = "unit has" if others == 1 else "units have"
+    more = f" ({others} more {units} a problem)" if others else ""
     return ("True", problem.reason, shortened(f"{where}{problem.message}", MAX_MESSAGE - len(more)) + more)
 
 

@@ -119,7 +119,7 @@ async def test_a_node_port_of_another_service_is_refused_and_tried_again(scene: 
     assert _degraded(scene)["reason"] == "OverrideInvalid"
     assert _degraded(scene)["message"] == (
         "unit one: overrides[0]: patch.nodePorts.http: 31000 is taken by Service default/other: give another one "
-        "(1 more units have a problem)"
+        "(1 more unit has a problem)"
     )
     assert await controller.services.reconcile(GRID) == 30.0
     del scene.api.objects["services", "other"]

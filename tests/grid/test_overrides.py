@@ -17,7 +17,7 @@ from sitegrid.grid.overrides import (
     effective_spec,
     unknown_units,
 )
-from sitegrid.grid.patchfields import DAEMON_SET_SPEC, SERVICE_SPEC, STATEFUL_SET_SPEC
+from sitegrid.grid.patchfields import DAEMON_SET_SPEC, STATEFUL_SET_SPEC
 from sitegrid.grid.provenance import Origin, OverrideRef
 from sitegrid.grid.substitution import SubstitutionError
 
@@ -195,16 +195,10 @@ def test_an_unknown_name_in_the_template_is_not_an_overrides_fault() -> None:
 
 
 def test_other_types_of_spec_are_merged_by_their_own_keys() -> None:
-    """A Service's ports by port, a StatefulSet's containers by name."""
-    spec, provenance = effective_spec(
-        {"ports": [{"port": 80}, {"port": 443}]},
-        [override({"ports": [{"port": 80, "nodePort": 30080}]})],
-        A,
-        SERVICE_SPEC,
-    )
-    assert spec == {"ports": [{"port": 80, "nodePort": 30080}, {"port": 443}]}
-    assert list(provenance) == ["ports[80].nodePort"]
-    assert effective_spec(TEMPLATE, [override(replicas=2)], A, STATEFUL_SET_SPEC)[0]["replicas"] == 2
+    """A StatefulSet's containers by name, its volume claims as one."""
+    claims = {"volumeClaimTemplates": [{"metadata": {"name": "data"}}]}
+    spec, _ = effective_spec({**TEMPLATE, **claims}, [override(replicas=2)], A, STATEFUL_SET_SPEC)
+    assert (spec["replicas"], spec["volumeClaimTemplates"]) == (2, claims["volumeClaimTemplates"])
 
 
 # Who set what.

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sitegrid.grid.patchfields import DAEMON_SET_SPEC, DEPLOYMENT_SPEC, SERVICE_SPEC, STATEFUL_SET_SPEC
+from sitegrid.grid.patchfields import DAEMON_SET_SPEC, DEPLOYMENT_SPEC, STATEFUL_SET_SPEC
 from sitegrid.grid.strategicmerge import PatchError, strategic_merge
 from sitegrid.lab.binaries import ensure_binaries
 
@@ -98,17 +98,10 @@ DAEMON_SET: Json = {
     "updateStrategy": {"type": "OnDelete"},
     "template": {"spec": {"containers": [{"name": "agent", "image": "agent:1"}]}},
 }
-SERVICE: Json = {
-    "selector": {"app": "web"},
-    "ports": [{"port": 80, "targetPort": 8080, "name": "http"}, {"port": 443, "name": "https"}],
-    "externalIPs": ["192.0.2.1"],
-    "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10}},
-}
 SPECS: dict[str, tuple[str, str, Json]] = {
     DEPLOYMENT_SPEC: ("apps/v1", "Deployment", TEMPLATE),
     STATEFUL_SET_SPEC: ("apps/v1", "StatefulSet", STATEFUL_SET),
     DAEMON_SET_SPEC: ("apps/v1", "DaemonSet", DAEMON_SET),
-    SERVICE_SPEC: ("v1", "Service", SERVICE),
 }
 
 
@@ -231,13 +224,6 @@ def test_set_element_order_orders() -> None:
     order = [{"name": "log"}, {"name": "sidecar"}, {"name": "nginx"}]
     spec = merged(pod(**{"$setElementOrder/containers": order}))
     assert names(spec["template"]["spec"]["containers"]) == ["log", "sidecar", "nginx"]
-
-
-def test_service_ports_are_merged_by_port() -> None:
-    """A Service's ports have the merge key port."""
-    spec = merged({"ports": [{"port": 80, "nodePort": 30080}]}, SERVICE_SPEC)
-    assert spec["ports"][0] == {"port": 80, "targetPort": 8080, "name": "http", "nodePort": 30080}
-    assert spec["ports"][1] == SERVICE["ports"][1]
 
 
 def test_a_field_that_is_newer_than_the_table_is_merged_by_its_shape() -> None:
@@ -705,19 +691,6 @@ ORACLE_CASES: dict[str, tuple[str, Json]] = {
         {
             "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}},
             **pod(hostNetwork=True, containers=[{"name": "agent", "args": ["-v"]}]),
-        },
-    ),
-    "service ports": (
-        SERVICE_SPEC,
-        {"ports": [{"port": 443, "nodePort": 30443}, {"port": 81}, {"$patch": "delete", "port": 80}]},
-    ),
-    "service": (
-        SERVICE_SPEC,
-        {
-            "externalIPs": ["192.0.2.2"],
-            "loadBalancerSourceRanges": ["10.0.0.0/8"],
-            "selector": {"app": None, "b": "c"},
-            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": None}},
         },
     ),
 }

@@ -18,7 +18,6 @@ from typing import Final
 DEPLOYMENT_SPEC: Final = "DeploymentSpec"
 STATEFUL_SET_SPEC: Final = "StatefulSetSpec"
 DAEMON_SET_SPEC: Final = "DaemonSetSpec"
-SERVICE_SPEC: Final = "ServiceSpec"
 
 FREE: Final = ""
 """The type of maps whose keys are the user's, and of everything unknown."""
@@ -69,15 +68,6 @@ _TYPES: Final[Mapping[str, Mapping[str, Field]]] = {
         "template": _object("PodTemplateSpec"),
         "updateStrategy": _object("DaemonSetUpdateStrategy"),
     },
-    "ServiceSpec": {
-        "ports": _list_by("port"),
-        "selector": _MAP,
-        "clusterIPs": _ATOMIC,
-        "externalIPs": _ATOMIC,
-        "loadBalancerSourceRanges": _ATOMIC,
-        "sessionAffinityConfig": _object("SessionAffinityConfig"),
-        "ipFamilies": _ATOMIC,
-    },
     "LabelSelector": {
         "matchLabels": _MAP,
         "matchExpressions": _ATOMIC,
@@ -94,9 +84,6 @@ _TYPES: Final[Mapping[str, Mapping[str, Field]]] = {
     },
     "DaemonSetUpdateStrategy": {
         "rollingUpdate": _MAP,
-    },
-    "SessionAffinityConfig": {
-        "clientIP": _MAP,
     },
     "ObjectMeta": {
         "labels": _MAP,

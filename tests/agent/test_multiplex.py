@@ -108,7 +108,9 @@ class ApiServer:
         """End it with all its connections."""
         self.stop_listening()
         for connection in self.connections:
-            connection.writer.transport.abort()
+            # The transport of a TLS connection that was lost has nothing to abort any more, and says so badly.
+            with contextlib.suppress(AttributeError):
+                connection.writer.transport.abort()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = Connection(writer)

@@ -226,11 +226,11 @@ def test_edits_that_are_not_about_pods_restart_none(world: Any, wait_for: Any, k
         grid["spec"]["template"] |= change
         world.plane.apply(grid)
         ((name, value),) = change.items()
-        wait_for(lambda name=name, value=value: _spec(world, PLURALS[kind])[name] == value, name, dump=world.dump)
+        wait_for(lambda name=name, value=value: _spec(world, PLURALS[kind]).get(name) == value, name, dump=world.dump)
     grid["spec"] |= {"podDisruptionBudget": {"maxUnavailable": 1}, "removal": {"gracePeriodSeconds": 60}}
     grid["spec"]["overrides"] = [{"units": {"names": ["one"]}, "patch": {"minReadySeconds": 8}}]
     world.plane.apply(grid)
-    wait_for(lambda: _spec(world, PLURALS[kind])["minReadySeconds"] == 8, "the override", dump=world.dump)
+    wait_for(lambda: _spec(world, PLURALS[kind]).get("minReadySeconds") == 8, "the override", dump=world.dump)
     world.wait_quiet()
     assert len(_templates(world, kind)) == 1
 

@@ -81,6 +81,7 @@ async def _live(plane: Any, writes: int, at_rest: Any) -> bool:
         cluster = Cluster()
         api: Any = _Mortal(client, writes)
         tasks = [asyncio.create_task(reflector.run()) for reflector in cluster.reflect(client)]
+        tasks.append(asyncio.create_task(cluster.optional.run(client)))
         lead = asyncio.create_task(Manager(cluster, api, _NoEvents(), Metrics()).lead())
         rest = asyncio.create_task(at_rest())
         await asyncio.wait([lead, rest, asyncio.create_task(api.dead.wait())], return_when=asyncio.FIRST_COMPLETED)

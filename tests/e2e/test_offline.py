@@ -234,10 +234,12 @@ def test_a_node_relabelled_while_cut_off_moves_when_it_hears_of_it(offline: Offl
         restore(lab)
 
         def moved() -> bool:
+            nonlocal matrix
             matrix = offline.clients.measure([target], new, 20)
             return (matrix.misplaced, matrix.lost) == (0, 0)
 
-        assert wait_until(moved)
+        matrix = cut
+        assert wait_until(moved), "\n" + matrix.render()
         after = offline.clients.measure([(node, URL) for node in NODES], new, 100)
         assert (after.misplaced, after.lost) == (0, 0), "\n" + after.render()
         print(f"relabelled while cut: {cut.requests + after.requests} requests, 0 lost, 0 misplaced")

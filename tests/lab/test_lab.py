@@ -83,8 +83,10 @@ def test_pod_that_is_gone_is_refused_at_once(lab: Lab, pods: dict[str, str]) -> 
     assert done.returncode == 7, done.stderr
 
 
-def test_services_have_names(lab: Lab, pods: dict[str, str]) -> None:
+def test_services_have_names(lab: Lab, pods: dict[str, str], until: Until) -> None:
     """In a pod a Service is reached by its short name, by way of the node's CoreDNS and kube-proxy."""
+    argv = ["curl", "-sf", "-o", "/dev/null", "-m", "2", "http://everywhere"]
+    until(lambda: not lab.run(_pod(lab, "node14"), argv).returncode, "node14 has heard of the Service")
     assert "everywhere" in json.loads(_curl(lab, _pod(lab, "node14"), "http://everywhere"))["pod"]
 
 

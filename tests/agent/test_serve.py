@@ -57,7 +57,7 @@ async def test_a_slow_client_is_cut_off_and_counted(
     site: Any, api: Any, objects: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that falls behind the log is disconnected; one that reads is not delayed and misses nothing."""
-    monkeypatch.setattr("sitegrid.agent.view.LOG_EVENTS", 20)
+    monkeypatch.setattr("sitegrid.agent.eventlog.LOG_EVENTS", 20)
     _, slow = await site.list_and_watch(objects.slices)
     _, quick = await site.list_and_watch(objects.slices)
     slow._reader._transport.pause_reading()
@@ -78,7 +78,7 @@ async def test_history_that_left_the_log_is_expired(
     site: Any, api: Any, objects: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that was away for too long gets 410, not a gap."""
-    monkeypatch.setattr("sitegrid.agent.view.LOG_EVENTS", 10)
+    monkeypatch.setattr("sitegrid.agent.eventlog.LOG_EVENTS", 10)
     _, body = await site.get(objects.slices)
     _, watch = await site.list_and_watch(objects.slices)
     for number in range(30):

@@ -132,23 +132,23 @@ def test_every_resume_converges(operations: list[tuple[str, int]], lag: int) -> 
         exposed.append((stage.view.expose_rv(), {item.key[3:]: item.rv for item in stage.view.items.values()}))
     truth = {item.key[3:]: item.rv for item in stage.view.items.values()}
     for seen_rv, state in exposed:
-        position = stage.view.position(seen_rv)
+        position = stage.view.log.position(seen_rv)
         assert position is not None
-        assert _state(stage.view.read(position), dict(state)) == truth
+        assert _state(stage.view.log.read(position), dict(state)) == truth
 
 
 def test_what_stayed_is_not_told() -> None:
     """A second unit's source holding the same slice again causes no event."""
     stage = Stage()
     stage.grid.put(_item("g", 5, "zone.u1"))
-    end = stage.view.end
+    end = stage.view.log.end
     both = frozenset({"zone.u1", "zone.u2"})
     key = stage.view.key.slices_source(both)
     assert key is not None
     stage._acquire(key).objects["ns/g"] = _item("g", 5, "zone.u1")
     stage.node.units = both
     stage.view.units_changed()
-    assert stage.view.end == end
+    assert stage.view.log.end == end
     assert "ns/g" in stage.view.items
 
 
@@ -169,35 +169,35 @@ def test_units_that_come_back_are_shown_again() -> None:
 
 def test_a_forgotten_resource_version_is_never_known_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once the log no longer reaches back to where a version was first told, it is 410 for good."""
-    monkeypatch.setattr("sitegrid.agent.view.LOG_EVENTS", 4)
+    monkeypatch.setattr("sitegrid.agent.eventlog.LOG_EVENTS", 4)
     stage = Stage()
     stage.plain.rv = 1000
     rv = stage.view.expose_rv()
     for number in range(20):
         stage.plain.put(_item("p", 100 + number))
     assert stage.view.expose_rv() > rv
-    assert stage.view.position(rv) is None
+    assert stage.view.log.position(rv) is None
 
 
 def test_what_is_told_after_the_log_was_overrun_can_be_resumed_from(monkeypatch: pytest.MonkeyPatch) -> None:
     """A burst under one resourceVersion (a relabelled node) must not send clients from 410 to LIST to 410."""
-    monkeypatch.setattr("sitegrid.agent.view.LOG_EVENTS", 4)
+    monkeypatch.setattr("sitegrid.agent.eventlog.LOG_EVENTS", 4)
     stage = Stage()
     stage.plain.rv = 1000
     stage.view.expose_rv()
     for number in range(20):
         stage.plain.put(_item("p", 100 + number))
-    assert stage.view.position(stage.view.expose_rv()) == stage.view.end
+    assert stage.view.log.position(stage.view.expose_rv()) == stage.view.log.end
 
 
 def test_a_slice_that_went_and_came_back_unread_was_modified() -> None:
     """A client that had the slice all the time is not told that it is new."""
     stage = Stage()
     stage.grid.put(_item("g", 5, "zone.u1"))
-    position = stage.view.end
+    position = stage.view.log.end
     stage.grid.delete("ns/g", 6)
     stage.plain.put(_item("g", 7))
-    (event,) = [json.loads(data) for data in stage.view.read(position)]
+    (event,) = [json.loads(data) for data in stage.view.log.read(position)]
     assert (event["type"], event["object"]["metadata"]["resourceVersion"]) == ("MODIFIED", "7")
 
 
@@ -218,11 +218,11 @@ def test_a_version_of_an_agent_before_is_not_resumed_from() -> None:
     fresh = View(stage.view.key, stage.node, stage._acquire, lambda source: None)  # type: ignore[arg-type]
     stage.grid.put(_item("g", 80, "zone.u1"))
     fresh.expose_rv()
-    assert fresh.position(80) is None
+    assert fresh.log.position(80) is None
     stage.node.units = frozenset()
     fresh.units_changed()
     assert "ns/g" not in fresh.items
-    assert fresh.position(80) is None
+    assert fresh.log.position(80) is None
 
 
 def test_a_place_is_of_one_view_only() -> None:
@@ -231,9 +231,9 @@ def test_a_place_is_of_one_view_only() -> None:
     stage.plain.put(_item("p", 90))
     other.plain.put(_item("p", 90))
     rv = stage.view.expose_rv()
-    assert stage.view.position(rv) == stage.view.end
+    assert stage.view.log.position(rv) == stage.view.log.end
     assert other.view.expose_rv() != rv
-    assert other.view.position(rv) is None
+    assert other.view.log.position(rv) is None
 
 
 @pytest.mark.parametrize("listed", [True, False])
@@ -243,7 +243,7 @@ def test_an_event_is_resumed_from_where_no_agent_before_can_have_told_it(listed:
     stage.plain.listed = listed
     view = View(stage.view.key, stage.node, stage._acquire, lambda source: None)  # type: ignore[arg-type]
     stage.plain.put(_item("p", 90))
-    assert (view.position(90) is not None) == listed
+    assert (view.log.position(90) is not None) == listed
 
 
 def test_a_list_that_is_late_does_not_take_back_what_was_told() -> None:
@@ -261,8 +261,8 @@ def test_a_list_that_is_late_does_not_take_back_what_was_told() -> None:
     late.objects["ns/g"], late.listed, late.rv = _item("g", 5, "zone.u1"), True, 6
     stage.view.source_progressed(late)
     assert set(stage.view.items) == {"ns/g", "ns/new"}
-    end = stage.view.end
+    end = stage.view.log.end
     late.put(_item("new", 7, "zone.u1"))
     former.put(_item("old", 8, "zone.u1"))
-    assert stage.view.end == end
+    assert stage.view.log.end == end
     assert set(stage.view.items) == {"ns/g", "ns/new"}

@@ -16,10 +16,11 @@ import re
 import secrets
 from typing import Final
 
+from sitegrid.agent.eventlog import PLACES
 from sitegrid.agent.http import Connection
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.options import EXACT, ListOptions
-from sitegrid.agent.view import PLACES, View
+from sitegrid.agent.view import View
 from sitegrid.wire.codec import Item
 from sitegrid.wire.status import Status
 
@@ -64,7 +65,7 @@ def too_large(wanted: int, current: int) -> Answer:
 async def _wait_fresh(view: View, rv: int) -> None:
     """Wait for the view to reach `rv`. Raises `Answer` when it does not in time."""
     if rv >= PLACES:
-        if view.position(rv) is None:
+        if view.log.position(rv) is None:
             # An agent before this one told it, and may have known more.
             raise Answer(Status(410, f"The resourceVersion for the provided list is too old: {rv}"))
         return
@@ -157,7 +158,7 @@ class Watch:
                 await self._bookmark()
             await self._connection.finish()
         finally:
-            view.readers.discard(self)
+            view.log.readers.discard(self)
 
     async def _stream(self) -> None:
         if not await self._begin():
@@ -189,10 +190,10 @@ class Watch:
                 await self._bookmark(initial_events_end=True)
             return True
         if options.initial_events is False and not rv:
-            self._read_from(view.end)
+            self._read_from(view.log.end)
             return True
         assert rv is not None
-        position = view.position(rv)
+        position = view.log.position(rv)
         if position is None:
             status = Status(410, f"too old resource version: {rv} ({view.rv})")
             await self._connection.send(view.key.codec.render_error(status))
@@ -202,12 +203,12 @@ class Watch:
 
     def _read_from(self, position: int) -> None:
         self.position = position
-        self._view.readers.add(self)
+        self._view.log.readers.add(self)
 
     async def _initial(self) -> None:
         """Send every item as ADDED, as it is at the moment it is sent."""
         view = self._view
-        self._read_from(view.end)
+        self._read_from(view.log.end)
         batch: list[bytes] = []
         size = 0
         for item in view.sorted_items():
@@ -222,9 +223,9 @@ class Watch:
         await self._catch_up()
 
     async def _catch_up(self) -> None:
-        while self.position < self._view.end:
-            events = self._view.read(self.position)
-            self.position = self._view.end
+        while self.position < self._view.log.end:
+            events = self._view.log.read(self.position)
+            self.position = self._view.log.end
             await self._send(events)
 
     async def _send(self, events: list[bytes]) -> None:

@@ -7,17 +7,11 @@ Endpoints, and only then held against the client's selectors. Whatever happens (
 node), the view works out anew what a client should see under one key and compares that with what it saw: so what
 stayed is never touched, and the order in which the sources speak does not matter.
 
-What clients were told is kept in a bounded log. The resourceVersion of a list or bookmark is a *place* in that log: a
-number of this view's own, far above the API server's, so that it is never mistaken for what another view, or an agent
-before this one, told. An event has its object's resourceVersion. Those of the two streams are not in order, so a
-client that resumes from one is served from the *earliest* place at which it can have seen it: it may hear something
-again, it never misses anything. What is not known for certain to have been told by this view is 410, and the client
-lists anew.
+What clients were told is in the view's `EventLog`, which says from which resourceVersions they can go on. Of a grid's
+slices only the present state is ever sent, also from the log, and a deleted one without its endpoints.
 
-Of a grid's slices only the present state is ever sent, also from the log, and a deleted one without its endpoints.
-
-Invariants: I1 (only slices of current units are in `items`), I6 (a reader that fell behind the log is told so,
-and gets no gap). Held by ``tests/agent/test_view.py`` and ``tests/agent/test_closure.py``.
+Invariant: I1 (only slices of current units are in `items`). Held by ``tests/agent/test_view.py`` and
+``tests/agent/test_closure.py``.
 """
 
 from __future__ import annotations
@@ -25,10 +19,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 from collections.abc import Callable, Collection, Iterable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
+from sitegrid.agent.eventlog import EventLog
 from sitegrid.agent.node import NodeUnits
 from sitegrid.agent.patches import PatchedServices, Patches
 from sitegrid.agent.source import Refused, Source, SourceKey
@@ -44,12 +38,6 @@ _log = logging.getLogger(__name__)
 
 READY_TIMEOUT: Final = 10.0
 """Seconds that a request waits for the first complete state before it is 503."""
-PLACES: Final = 1 << 62
-"""From here on resourceVersions are places in logs. A view's begin at a random multiple of 2**32: no other's do."""
-LOG_EVENTS: Final = 500
-LOG_BYTES: Final = 512 * 1024
-"""What the log of one view may hold, in bytes of objects; the older half goes when it holds more. A burst of 10,000
-events left 5.5 MB resident when this was many times as much."""
 _SNAPSHOTS: Final = 4
 """Paged lists that one view keeps open at a time."""
 
@@ -113,24 +101,6 @@ class _GridItem(Item):
         self.everywhere = everywhere
 
 
-class Reader(Protocol):
-    """Who reads the log: `position` is the place up to which it was given events."""
-
-    position: int
-
-    def fell_behind(self) -> None:
-        """The place is gone: what follows it cannot be given any more."""
-
-
-class _Event(NamedTuple):
-    """One entry of the log; it is rendered for each client that reads it, so that the log holds every object once."""
-
-    type: str
-    key: str
-    item: Item
-    grid: bool
-
-
 class View:
     """What clients of one `ViewKey` see: `items`, once `ready`. Raises `SelectorError` for illegal selectors."""
 
@@ -146,7 +116,7 @@ class View:
         self.items: dict[str, Item] = {}
         self.ready = False
         self.clients = 0
-        self.readers: set[Reader] = set()
+        self.log = EventLog(key.resource, key.codec)
         self._labels = LabelSelector(key.labels)
         self._fields = FieldSelector(key.fields)
         self._node = node
@@ -157,14 +127,8 @@ class View:
         """The key of each unit slice's Service, by the slice's key."""
         self._slices_rv = 0
         """The newest resourceVersion of an own unit's slice since the units changed."""
-        self._log: list[_Event] = []
-        self._log_bytes = 0
-        self._log_start = 0
-        self._marks: dict[int, int] = {}
-        self._lost_rv = 0
         self._first_rv: float = 0
         self._rv = 0
-        self._places = PLACES + (random.getrandbits(30) << 32)
         self._snapshots: dict[str, tuple[int, list[Item]]] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._slices: Source | None = None
@@ -433,49 +397,19 @@ class View:
             return old if self.key.resource is ENDPOINTS else self._shown(deleted) or old
         return old if of_grid(self.key.codec.labels(deleted)) else deleted
 
-    # The log.
     def _append(self, event_type: str, key: str, item: Item) -> None:
         grid = isinstance(item, _GridItem)
         if event_type == "DELETED" and isinstance(item, _GridItem):
             # By the time it is read, these may be another unit's endpoints; no consumer needs them to delete.
             services = self.key.resource is SERVICES
             item = (item.everywhere or item) if services else self.key.codec.without_endpoints(item)
-        self._log.append(_Event(event_type, key, item, grid))
-        self._log_bytes += len(item.raw)
+        self.log.append(event_type, key, item, grid=grid)
         self._rv = max(self._rv, item.rv)
         if item.rv > self._first_rv:
             # Who saw an older version saw it before this view was there, and has not heard of what was in between.
-            self._mark(item.rv)
-        if len(self._log) > LOG_EVENTS or self._log_bytes > LOG_BYTES:
-            self._trim()
+            self.log.mark(item.rv)
+        self.log.trim()
         self._wake()
-
-    def _trim(self) -> None:
-        """Forget the older half of the log, and the resourceVersions that only it could serve."""
-        half = len(self._log) // 2 + 1
-        self._log_bytes -= sum(len(event.item.raw) for event in self._log[:half])
-        del self._log[:half]
-        self._log_start += half
-        for rv, position in list(self._marks.items()):
-            if position >= self._log_start:
-                break
-            del self._marks[rv]
-            self._lost_rv = max(self._lost_rv, rv)
-        for reader in [reader for reader in self.readers if reader.position < self._log_start]:
-            reader.fell_behind()
-
-    def _mark(self, rv: int) -> None:
-        """Note that clients may have seen `rv` here; the first place stays.
-
-        A resourceVersion whose first place is forgotten is never noted again: its clients would get a gap.
-        """
-        if rv > self._lost_rv:
-            self._marks.setdefault(rv, self.end)
-
-    @property
-    def end(self) -> int:
-        """Return the place behind the last event."""
-        return self._log_start + len(self._log)
 
     @property
     def rv(self) -> int:
@@ -484,47 +418,15 @@ class View:
         Where that stands for a place in the log that is forgotten, it is the next one: a client could never resume
         from one that is 410, and would list for ever.
         """
-        return max(self._rv, self._lost_rv + 1, *(source.rv for source in self._sources()))
+        return max(self._rv, self.log.lost_rv + 1, *(source.rv for source in self._sources()))
 
     def expose_rv(self) -> int:
         """Return the resourceVersion of the present state, to be told to a client that has that state."""
         if self.key.guarded:
-            return self._places + self.end
+            return self.log.place
         self._rv = self.rv
-        self._mark(self._rv)
+        self.log.mark(self._rv)
         return self._rv
-
-    def position(self, rv: int) -> int | None:
-        """Return where a client that has seen `rv` has to go on; None when that is not known (any more)."""
-        if rv < PLACES:
-            return self._marks.get(rv)
-        place = rv - self._places
-        return place if self._log_start <= place <= self.end and self.key.guarded else None
-
-    def read(self, position: int) -> list[bytes]:
-        """Return the rendered events since `position`, which is in the log, up to `end`.
-
-        Of several events of one key, a grid's among them, only the last is given, so that no state is sent that is
-        over; its type says whether the client had the object at `position`.
-        """
-        events = self._log[position - self._log_start :]
-        grid = {event.key for event in events if event.grid}
-        first: dict[str, _Event] = {}
-        last: dict[str, _Event] = {}
-        for event in events:
-            first.setdefault(event.key, event)
-            last[event.key] = event
-        out = []
-        for event in events:
-            kind = event.type
-            if event.key in grid:
-                if event is not last[event.key]:
-                    continue
-                # A deletion is told even of what came in between: who resumes may have heard of that already.
-                if kind != "DELETED":
-                    kind = "ADDED" if first[event.key].type == "ADDED" else "MODIFIED"
-            out.append(self.key.codec.render_event(self.key.resource, kind, event.item))
-        return out
 
     async def changed(self) -> None:
         """Wait until something is logged, or a source makes progress."""

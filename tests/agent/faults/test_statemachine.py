@@ -307,7 +307,7 @@ def _machine(words: Any) -> type[RuleBasedStateMachine]:
 def test_no_sequence_of_faults_leaks_or_misleads(simulation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """No foreign endpoint in any byte, and the right view whenever things are at rest, whatever happened before."""
     # A short log is overrun within a few steps.
-    monkeypatch.setattr("sitegrid.agent.view.LOG_EVENTS", 12)
+    monkeypatch.setattr("sitegrid.agent.eventlog.LOG_EVENTS", 12)
     run_state_machine_as_test(
         _machine(simulation),
         settings=settings(

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
-import ipaddress
 import json
 import shutil
 import ssl
-import subprocess
 import sys
 import time
 import urllib.error
@@ -26,10 +23,6 @@ from urllib.parse import parse_qs, urlencode
 
 import pytest
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import settings
 
 from sitegrid.agent.credentials import Credentials, from_kubeconfig
@@ -39,6 +32,7 @@ from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.reads import DEFAULT, parse_reads
 from sitegrid.agent.server import Server
 from sitegrid.agent.upstream import Upstream
+from sitegrid.lab.pki import Authority
 from sitegrid.wire import protobuf
 from sitegrid.wire.frames import length_frame
 from sitegrid.wire.labels import (
@@ -53,6 +47,7 @@ from sitegrid.wire.labels import (
 )
 from sitegrid.wire.selectors import LabelSelector
 from tests.support.controlplane import ApiServer, free_port
+from tests.support.processes import start
 
 # A loaded machine is slow now and then; a test that measures time finds that and nothing else.
 settings.register_profile("unhurried", deadline=None)
@@ -65,30 +60,11 @@ READER = "reader-token"
 
 
 def write_certificate(directory: Path) -> None:
-    """Write a self-signed certificate for 127.0.0.1 that is its own authority: tls.crt, tls.key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (directory / "tls.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (directory / "tls.key").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
-        )
-    )
+    """Write a certificate for 127.0.0.1, with its authority's behind it, and its key: tls.crt, tls.key."""
+    authority = Authority()
+    pair = authority.server("test", [], ["127.0.0.1"])
+    (directory / "tls.crt").write_bytes(pair.certificate + authority.pair.certificate)
+    (directory / "tls.key").write_bytes(pair.key)
 
 
 @dataclass(frozen=True)
@@ -735,8 +711,7 @@ def cluster_agent(cluster: Cluster) -> Iterator[str]:
     argv = [sys.executable, "-m", "sitegrid", "agent", "--node-name=n1", f"--kubeconfig={cluster.kubeconfig(AGENT)}"]
     argv += [f"--listen=127.0.0.1:{port}", f"--tls-listen=127.0.0.1:{tls_port}", "-v"]
     argv += [f"--tls-cert-file={cluster.directory}/tls.crt", f"--tls-private-key-file={cluster.directory}/tls.key"]
-    with (cluster.directory / "agent.log").open("wb") as log:
-        process = subprocess.Popen(argv, stderr=log)
+    process = start(argv, cluster.directory / "agent.log")
 
     def ready() -> bool:
         assert process.poll() is None, (cluster.directory / "agent.log").read_text()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
-import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.coredns import Dns, coredns
+from tests.support.processes import running
 
 pytestmark = pytest.mark.cluster
 
@@ -70,20 +71,16 @@ def test_kubectl_lists(cluster: Any, cluster_agent: str, output: str) -> None:
 
 def test_kubectl_watches(cluster: Any, cluster_agent: str, poll: Any, tmp_path: Path) -> None:
     """`kubectl get -w` hears of a change of the own unit, and not of a foreign one."""
-    with (tmp_path / "out").open("wb") as out:
-        argv = cluster.kubectl("-n", NAMESPACE, "get", "endpointslices", "-w", "-o", "json", server=cluster_agent)
-        process = subprocess.Popen(argv, stdout=out)
-    try:
-        poll(lambda: b"web-zone.u1" in (tmp_path / "out").read_bytes())
+    argv = cluster.kubectl("-n", NAMESPACE, "get", "endpointslices", "-w", "-o", "json", server=cluster_agent)
+    out = tmp_path / "out"
+    with running(argv, out):
+        poll(lambda: b"web-zone.u1" in out.read_bytes())
         for unit, address in (("u2", "10.66.0.7"), ("u1", "10.1.0.7")):
             obj = cluster.write("GET", f"{SLICES}/web-zone.{unit}")
             obj["endpoints"][0]["addresses"] = [address]
             cluster.write("PUT", f"{SLICES}/web-zone.{unit}", obj)
-        poll(lambda: b"10.1.0.7" in (tmp_path / "out").read_bytes())
-    finally:
-        process.kill()
-        process.wait()
-    assert FOREIGN not in (tmp_path / "out").read_bytes()
+        poll(lambda: b"10.1.0.7" in out.read_bytes())
+    assert FOREIGN not in out.read_bytes()
 
 
 def test_kubectl_describes_one_object(cluster: Any, cluster_agent: str) -> None:
@@ -143,63 +140,26 @@ def test_other_services_are_replaced(cluster: Any, cluster_agent: str, subresour
     assert cluster.request("PUT", f"{path}-none{subresource}", seen, base=cluster_agent)[0] in (400, 404)
 
 
-def _resolve(port: int, name: str) -> list[str] | None:
-    """Return the A records of `name`, None while nobody answers."""
-    query = struct.pack(">HHHHHH", 7, 0x100, 1, 0, 0, 0)
-    query += (
-        b"".join(bytes([len(label)]) + label.encode() for label in name.split(".")) + b"\0" + struct.pack(">HH", 1, 1)
-    )
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(1)
-        try:
-            client.sendto(query, ("127.0.0.1", port))
-            answer = client.recv(4096)
-        except OSError:
-            return None
-    # One answer record is its name, type, class, TTL and length before the address; CoreDNS repeats the name.
-    found, rest = [], answer[len(query) :]
-    for _ in range(struct.unpack(">H", answer[6:8])[0]):
-        length = rest.index(b"\0") + 1 if rest[0] < 0xC0 else 2
-        found.append(socket.inet_ntoa(rest[length + 10 : length + 14]))
-        rest = rest[length + 14 :]
-    return found
-
-
 @pytest.fixture
-def coredns(cluster: Any, cluster_agent: str, tmp_path: Path, poll: Any) -> Iterator[int]:
-    """Run the real CoreDNS behind the agent; give its port."""
-    # CoreDNS listens on TCP and UDP: the port has to be free for both.
-    with socket.socket() as stream, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-        stream.bind(("127.0.0.1", 0))
-        port = stream.getsockname()[1]
-        datagrams.bind(("127.0.0.1", port))
+def dns(cluster: Any, cluster_agent: str, tmp_path: Path) -> Iterator[Dns]:
+    """Run the real CoreDNS behind the agent."""
     kubeconfig = cluster.kubeconfig("admin-token", cluster_agent)
-    (tmp_path / "Corefile").write_text(
-        f".:{port} {{\n bind 127.0.0.1\n errors\n"
-        f" kubernetes cluster.local {{\n  kubeconfig {kubeconfig}\n  ttl 0\n }}\n}}\n"
-    )
-    with (tmp_path / "log").open("wb") as log:
-        argv = [str(cluster.binaries / "coredns"), "-conf", str(tmp_path / "Corefile")]
-        process = subprocess.Popen(argv, cwd=tmp_path, stdout=log, stderr=log)
-    try:
-        poll(lambda: _resolve(port, "kubernetes.default.svc.cluster.local") or None, 60, "CoreDNS's first answer")
-        yield port
-    finally:
-        process.kill()
-        process.wait()
+    name = "kubernetes.default.svc.cluster.local"
+    with coredns(cluster.binaries / "coredns", kubeconfig, tmp_path, name) as client:
+        yield client
 
 
-def test_coredns_resolves_the_own_unit(cluster: Any, coredns: int, poll: Any) -> None:
+def test_coredns_resolves_the_own_unit(cluster: Any, dns: Dns, poll: Any) -> None:
     """A headless grid Service gives the own unit's pods, others their cluster address; changes are followed."""
     headless = f"nohead.{NAMESPACE}.svc.cluster.local"
-    assert _resolve(coredns, headless) == ["10.1.0.1"]
+    assert dns.ask("A", headless) == ["10.1.0.1"]
     address = cluster.write("GET", f"{SERVICES}/web")["spec"]["clusterIP"]
-    assert _resolve(coredns, f"web.{NAMESPACE}.svc.cluster.local") == [address]
+    assert dns.ask("A", f"web.{NAMESPACE}.svc.cluster.local") == [address]
     for unit, changed in (("u2", "10.66.0.8"), ("u1", "10.1.0.8")):
         obj = cluster.write("GET", f"{SLICES}/nohead-zone.{unit}")
         obj["endpoints"][0]["addresses"] = [changed]
         cluster.write("PUT", f"{SLICES}/nohead-zone.{unit}", obj)
-    poll(lambda: _resolve(coredns, headless) == ["10.1.0.8"])
+    poll(lambda: dns.ask("A", headless) == ["10.1.0.8"])
 
 
 def _bridge(listen_at: str, target: int) -> list[str]:
@@ -249,34 +209,16 @@ def test_kube_proxy_programs_the_own_unit(cluster: Any, cluster_agent: str, poll
         f"while sleep 0.2; do nft list ruleset > {tmp_path}/rules.new; mv {tmp_path}/rules.new {tmp_path}/rules; done"
     )
     bridge = _bridge(path, port)
-    processes = [subprocess.Popen([python, *bridge, "outside"])]
-    try:
+    own_network = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    argv = [*own_network, "sh", "-c", script, "sh", *bridge]
+    rules_file = tmp_path / "rules"
+
+    def rules() -> bytes:
+        return rules_file.read_bytes() if rules_file.exists() else b""
+
+    with running([python, *bridge, "outside"]):
         poll(lambda: Path(path).exists())
-        with (tmp_path / "log").open("wb") as log:
-            argv = [
-                "unshare",
-                "--net",
-                "--mount",
-                "--pid",
-                "--fork",
-                "--kill-child",
-                "--mount-proc",
-                "sh",
-                "-c",
-                script,
-                "sh",
-            ]
-            processes.append(
-                subprocess.Popen([*argv, *bridge], stdout=log, stderr=log, env={**os.environ, "PYTHON": python})
-            )
-
-        def rules() -> bytes:
-            return (tmp_path / "rules").read_bytes() if (tmp_path / "rules").exists() else b""
-
-        own = cluster.write("GET", f"{SLICES}/web-zone.u1")["endpoints"][0]["addresses"][0].encode()
-        poll(lambda: own in rules() and b"10.9.0.1" in rules(), 60, "kube-proxy's rules")
-        assert FOREIGN not in rules()
-    finally:
-        for process in reversed(processes):
-            process.kill()
-            process.wait()
+        with running(argv, tmp_path / "log", env={**os.environ, "PYTHON": python}):
+            own = cluster.write("GET", f"{SLICES}/web-zone.u1")["endpoints"][0]["addresses"][0].encode()
+            poll(lambda: own in rules() and b"10.9.0.1" in rules(), 60, "kube-proxy's rules")
+            assert FOREIGN not in rules()

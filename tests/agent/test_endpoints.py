@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from sitegrid.wire.codec import PROTOBUF
+from tests.support.processes import running
 
 pytestmark = pytest.mark.cluster
 
@@ -65,11 +65,8 @@ def controllers(cluster: Any) -> Iterator[None]:
     argv = [str(cluster.binaries / "kube-controller-manager"), f"--kubeconfig={cluster.kubeconfig('admin-token')}"]
     argv += ["--leader-elect=false", "--secure-port=0", "--use-service-account-credentials=false"]
     argv += ["--controllers=endpoints-controller,endpointslice-controller"]
-    with (cluster.directory / "kcm.log").open("wb") as log:
-        process = subprocess.Popen(argv, stderr=log, stdout=log)
-    yield
-    process.terminate()
-    process.wait(15)
+    with running(argv, cluster.directory / "kcm.log"):
+        yield
 
 
 def _twin_slices(cluster: Any, name: str) -> list[dict[str, Any]]:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
-import struct
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.coredns import Dns, coredns
 
 pytestmark = pytest.mark.cluster
 
 NAMESPACE = "headless"
 SLICES = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
 SERVICE = f"db.{NAMESPACE}.svc.cluster.local"
-TYPES = {"A": 1, "PTR": 12, "AAAA": 28, "SRV": 33}
 FOREIGN = ("10.66.0.1", "10.66.0.9", "fd00:66::1")
 
 
@@ -63,81 +60,13 @@ def scene(cluster: Any, objects: Any) -> None:
         cluster.write("POST", SLICES, obj)
 
 
-class Dns:
-    """Asks one server; `answers` keeps every packet that it sent."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.answers: list[bytes] = []
-
-    def ask(self, kind: str, name: str) -> list[str] | None:
-        """Return the sorted records of the answer section, None while nobody answers."""
-        labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
-        query = struct.pack(">HHHHHH", 7, 0x100, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">HH", TYPES[kind], 1)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            client.settimeout(1)
-            try:
-                client.sendto(query, ("127.0.0.1", self.port))
-                answer = client.recv(4096)
-            except OSError:
-                return None
-        self.answers.append(answer)
-        found, position = [], len(query)
-        for _ in range(struct.unpack(">H", answer[6:8])[0]):
-            _, position = _name(answer, position)
-            number, _, _, length = struct.unpack(">HHIH", answer[position : position + 10])
-            position += 10
-            if number == TYPES[kind]:
-                found.append(_record(answer, position, length, kind))
-            position += length
-        return sorted(found)
-
-
-def _name(packet: bytes, position: int) -> tuple[str, int]:
-    """Return the name at `position`, and the position behind it."""
-    labels: list[str] = []
-    while length := packet[position]:
-        if length >= 0xC0:
-            rest, _ = _name(packet, struct.unpack(">H", packet[position : position + 2])[0] & 0x3FFF)
-            return ".".join([*labels, rest]), position + 2
-        labels.append(packet[position + 1 : position + 1 + length].decode())
-        position += 1 + length
-    return ".".join(labels), position + 1
-
-
-def _record(packet: bytes, position: int, length: int, kind: str) -> str:
-    if kind == "SRV":
-        (port,) = struct.unpack(">H", packet[position + 4 : position + 6])
-        return f"{_name(packet, position + 6)[0]}:{port}"
-    if kind == "PTR":
-        return _name(packet, position)[0]
-    return str(ipaddress.ip_address(packet[position : position + length]))
-
-
 @pytest.fixture(scope="module")
-def dns(scene: None, cluster: Any, cluster_agent: str, poll: Any, tmp_path_factory: Any) -> Iterator[Dns]:
+def dns(scene: None, cluster: Any, cluster_agent: str, tmp_path_factory: Any) -> Iterator[Dns]:
     """Run the real CoreDNS behind the agent; in the end no packet of it held a foreign address or name."""
-    directory: Path = tmp_path_factory.mktemp("coredns")
-    # CoreDNS listens on TCP and UDP: the port has to be free for both.
-    with socket.socket() as stream, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-        stream.bind(("127.0.0.1", 0))
-        port = stream.getsockname()[1]
-        datagrams.bind(("127.0.0.1", port))
-    kubeconfig = cluster.kubeconfig("admin-token", cluster_agent)
-    (directory / "Corefile").write_text(
-        f".:{port} {{\n bind 127.0.0.1\n errors\n"
-        f" kubernetes cluster.local site.example in-addr.arpa {{\n  kubeconfig {kubeconfig}\n  ttl 0\n }}\n}}\n"
-    )
-    with (directory / "log").open("wb") as log:
-        argv = [str(cluster.binaries / "coredns"), "-conf", str(directory / "Corefile")]
-        process = subprocess.Popen(argv, cwd=directory, stdout=log, stderr=log)
-    client = Dns(port)
-    try:
-        poll(lambda: client.ask("A", SERVICE), 60, "CoreDNS's first answer")
+    program, kubeconfig = cluster.binaries / "coredns", cluster.kubeconfig("admin-token", cluster_agent)
+    directory = tmp_path_factory.mktemp("coredns")
+    with coredns(program, kubeconfig, directory, SERVICE, "site.example", "in-addr.arpa") as client:
         yield client
-    finally:
-        process.kill()
-        process.wait()
     packets = b"".join(client.answers)
     for address in FOREIGN:
         assert ipaddress.ip_address(address).packed not in packets

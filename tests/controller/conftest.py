@@ -22,6 +22,7 @@ import yaml
 
 from tests.support import controlplane
 from tests.support.controlplane import ApiServer, free_port
+from tests.support.processes import start
 
 ROOT = Path(__file__).parents[2]
 CONTROLLER_USER = "system:serviceaccount:sitegrid-system:sitegrid-controller"
@@ -210,18 +211,14 @@ class Controller:
 
     def start(self, *arguments: str) -> None:
         """Start it; it need not be ready."""
-        with (self._plane.directory / "controller.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "sitegrid", "controller", "-v"),
-                    f"--kubeconfig={self._plane.kubeconfig(CONTROLLER_USER)}",
-                    f"--metrics-address=127.0.0.1:{self._port}",
-                    *arguments,
-                ],
-                stdout=log,
-                stderr=log,
-                env={"HOME": str(self._plane.directory), "PATH": os.environ["PATH"]},
-            )
+        argv = [
+            *(sys.executable, "-m", "sitegrid", "controller", "-v"),
+            f"--kubeconfig={self._plane.kubeconfig(CONTROLLER_USER)}",
+            f"--metrics-address=127.0.0.1:{self._port}",
+            *arguments,
+        ]
+        environment = {"HOME": str(self._plane.directory), "PATH": os.environ["PATH"]}
+        self._process = start(argv, self._plane.directory / "controller.log", env=environment)
 
     def stop(self) -> int:
         """Ask it to end, so that it gives its Lease back, and return its exit code; 0 where it does not run."""

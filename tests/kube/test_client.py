@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 import json
 import ssl
 from contextlib import aclosing
@@ -11,16 +9,13 @@ from typing import Any, Protocol
 
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from sitegrid import __version__
 from sitegrid.kube.client import MAX_RETRIES, Client
 from sitegrid.kube.config import Config
 from sitegrid.kube.errors import ApiError, DecodeError, Unreachable
 from sitegrid.kube.resources import CONFIGMAPS, DEPLOYMENTS, NODES
+from sitegrid.lab.pki import Authority
 
 Object = dict[str, Any]
 
@@ -259,37 +254,14 @@ async def test_a_watch_can_be_left(client: Client, server: Scripted) -> None:
             break
 
 
-@pytest.fixture
-def certificate() -> tuple[bytes, bytes]:
-    """A self-signed certificate for 127.0.0.1 and its key, PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    return built.public_bytes(serialization.Encoding.PEM), key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-async def test_tls_is_verified_and_client_certificates_are_shown(
-    certificate: tuple[bytes, bytes], tmp_path: Path
-) -> None:
+async def test_tls_is_verified_and_client_certificates_are_shown(tmp_path: Path) -> None:
     """A server is talked to only if the configured CA vouches for it; it sees our certificate."""
-    cert, key = certificate
+    authority = Authority()
+    server, user = authority.server("server", [], ["127.0.0.1"]), authority.client("test")
+    ca, cert, key = authority.pair.certificate, user.certificate, user.key
     file = tmp_path / "server.pem"
-    file.write_bytes(cert + key)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=cert.decode())
+    file.write_bytes(server.certificate + server.key)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=ca.decode())
     context.load_cert_chain(file)
     context.verify_mode = ssl.CERT_REQUIRED
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
@@ -306,13 +278,13 @@ async def test_tls_is_verified_and_client_certificates_are_shown(
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
     url = f"https://127.0.0.1:{runner.addresses[0][1]}"
     try:
-        trusted = Config(server=url, ca=cert, client_cert=cert, client_key=key)
+        trusted = Config(server=url, ca=ca, client_cert=cert, client_key=key)
         async with Client(trusted) as client:
             assert await client.request("GET", "/x") == {"subject": "test"}
         async with Client(Config(server=url, client_cert=cert, client_key=key)) as client:
             with pytest.raises(Unreachable, match=r"(?i)certificate"):
                 await client.request("GET", "/x")
-        async with Client(Config(server=url, ca=cert, tls_server_name="other.test")) as client:
+        async with Client(Config(server=url, ca=ca, tls_server_name="other.test")) as client:
             with pytest.raises(Unreachable, match=r"(?i)certificate"):
                 await client.request("GET", "/x")
     finally:

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from sitegrid.lab.binaries import ensure_binaries
 from sitegrid.lab.kubelet.network import link_name
 from sitegrid.lab.kubelet.sandbox import enter_argv
+from tests.support.processes import start
 
 pytestmark = pytest.mark.cluster
 
@@ -67,9 +68,7 @@ class Cluster:
 
     def start(self, name: str, *argv: str) -> subprocess.Popen[bytes]:
         """Start a program in the namespaces, with its output in a file."""
-        with (self.directory / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen([*self.enter, *argv], stdout=log, stderr=log)
-        self.others[name] = process
+        process = self.others[name] = start([*self.enter, *argv], self.directory / f"{name}.log")
         return process
 
     def run(self, *argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -206,7 +205,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     programs = ensure_binaries(lambda line: print(line, file=sys.stderr))
     unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     unshare += ["--user", "--map-root-user"] if user else []
-    init = subprocess.Popen([*unshare, sys.executable, "-c", INIT], stdout=subprocess.PIPE)
+    init = start([*unshare, sys.executable, "-c", INIT], stdout=subprocess.PIPE)
     try:
         assert init.stdout is not None
         assert init.stdout.readline() == b"ready\n"

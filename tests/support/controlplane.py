@@ -1,15 +1,12 @@
 """etcd and kube-apiserver on free loopback ports, for tests that need the real thing without nodes.
 
-Used by the fixtures of the kube, controller and agent tests, each of which adds what it needs. A killed test run
-leaves nothing behind: the programs end with the thread that started them, so start them from the main thread.
+Used by the fixtures of the kube, controller and agent tests, each of which adds what it needs.
 """
 
 from __future__ import annotations
 
-import ctypes
 import http.client
 import os
-import signal
 import socket
 import ssl
 import subprocess
@@ -22,12 +19,10 @@ from pathlib import Path
 import pytest
 
 from sitegrid.lab.pki import service_account_keys
+from tests.support.processes import start
 
 READY_TIMEOUT = 90.0
 """Seconds that the API server may take to begin."""
-
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
 
 
 class ApiServer:
@@ -123,14 +118,8 @@ class ApiServer:
 
     def run(self, name: str, *arguments: str) -> None:
         """Run one more program of the control plane until `stop`."""
-        with (self.directory / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                [self.programs / name, *arguments],
-                stdout=log,
-                stderr=log,
-                cwd=self.directory,
-                preexec_fn=_die_with_parent,
-            )
+        log = self.directory / f"{name}.log"
+        self._processes[name] = start([self.programs / name, *arguments], log, cwd=self.directory)
 
     def end(self, name: str) -> None:
         """End a program at once, if it runs."""
@@ -177,7 +166,3 @@ def _programs() -> Path:
     if missing:
         pytest.fail(f"KUBEBUILDER_ASSETS={folder} has no {', '.join(missing)}")
     return Path(folder)
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct, field
 
 from sitegrid.api.grids import LABEL_KEY_PATTERN, MAX_LABEL_KEY
 from sitegrid.api.meta import ObjectMeta
-from sitegrid.api.status import Condition
+from sitegrid.api.status import Condition, ObservedGeneration
 from sitegrid.wire.labels import GROUP, MAX_LABEL_VALUE
 
 MAX_LISTED: Final = 100
@@ -286,7 +286,7 @@ _GRIDS = Meta(
 class NodeUnitStatus(Struct, rename="camel", frozen=True):
     """What the controller last saw of a unit."""
 
-    observed_generation: Annotated[int, Meta(description="The generation of the spec that this status is about.")] = 0
+    observed_generation: ObservedGeneration = 0
     unit: Annotated[str, Meta(description="The unit: the value of gridUniqKey on its nodes.")] = ""
     nodes: Annotated[
         list[Annotated[str, Meta(description="A node's name.")]],
@@ -308,7 +308,7 @@ class NodeUnitStatus(Struct, rename="camel", frozen=True):
 class NodeGroupStatus(Struct, rename="camel", frozen=True):
     """What the controller last saw of a unique key."""
 
-    observed_generation: Annotated[int, Meta(description="The generation of the spec that this status is about.")] = 0
+    observed_generation: ObservedGeneration = 0
     units: Annotated[
         list[Annotated[str, Meta(description="A unit.")]],
         Meta(

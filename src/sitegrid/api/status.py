@@ -16,6 +16,13 @@ MAX_FALLBACK_STATES: Final = 100
 """How many units that use another's endpoints the status tells."""
 
 
+ObservedGeneration = Annotated[int, Meta(description="The generation of the spec that this status is about.")]
+
+_ATOMIC: Final = {"x-kubernetes-list-type": "atomic"}
+"""Written whole, since managedFields would otherwise name every entry once more."""
+_UnknownUnits = list[Annotated[str, Meta(description="The name that no unit has.")]]
+
+
 class Condition(Struct, rename="camel", frozen=True):
     """One aspect of the grid's state."""
 
@@ -63,7 +70,7 @@ _CONDITIONS = Meta(
 class GridStatus(Struct, rename="camel", frozen=True):
     """What the controller last saw of a workload grid."""
 
-    observed_generation: Annotated[int, Meta(description="The generation of the spec that this status is about.")] = 0
+    observed_generation: ObservedGeneration = 0
     units: Annotated[int, Meta(description="Units that the grid is for, each to have its own workload.", ge=0)] = 0
     updated_units: Annotated[
         int, Meta(description="Units whose workload runs nothing but the current template.", ge=0)
@@ -71,12 +78,11 @@ class GridStatus(Struct, rename="camel", frozen=True):
     ready_units: Annotated[int, Meta(description="Units whose workload has all its pods ready.", ge=0)] = 0
     unavailable_units: Annotated[int, Meta(description="Units that are to run pods and have none ready.", ge=0)] = 0
     conditions: Annotated[list[Condition], _CONDITIONS] = field(default_factory=list)
-    # Atomic, since managedFields would otherwise name every unit once more.
     unit_states: Annotated[
         list[UnitState],
         Meta(
             description="The state of each unit, those that are not ready first; of very many only the first.",
-            extra_json_schema={"x-kubernetes-list-type": "atomic"},
+            extra_json_schema=_ATOMIC,
         ),
     ] = field(default_factory=list)
     unit_states_omitted: Annotated[
@@ -86,17 +92,17 @@ class GridStatus(Struct, rename="camel", frozen=True):
         list[Annotated[str, Meta(description="The name of the entry.")]],
         Meta(
             description="Entries of templatePool that neither templates nor defaultTemplateName names.",
-            extra_json_schema={"x-kubernetes-list-type": "atomic"},
+            extra_json_schema=_ATOMIC,
         ),
     ] = field(default_factory=list)
     unknown_units: Annotated[
-        list[Annotated[str, Meta(description="The name that no unit has.")]],
+        _UnknownUnits,
         Meta(
             description=(
                 "Names in units, overrides and templates that no unit has; at most 100. No error, since the site may "
                 "come later."
             ),
-            extra_json_schema={"x-kubernetes-list-type": "atomic"},
+            extra_json_schema=_ATOMIC,
         ),
     ] = field(default_factory=list)
 
@@ -111,7 +117,7 @@ class FallbackState(Struct, rename="camel", frozen=True):
 class ServiceGridStatus(Struct, rename="camel", frozen=True):
     """What the controller last saw of a ServiceGrid."""
 
-    observed_generation: Annotated[int, Meta(description="The generation of the spec that this status is about.")] = 0
+    observed_generation: ObservedGeneration = 0
     service_name: Annotated[str, Meta(description="The Service that this grid made for all units.")] = ""
     units: Annotated[int, Meta(description="Units of the unique key, each closed to the others.", ge=0)] = 0
     conditions: Annotated[list[Condition], _CONDITIONS] = field(default_factory=list)
@@ -122,13 +128,13 @@ class ServiceGridStatus(Struct, rename="camel", frozen=True):
         list[FallbackState],
         Meta(
             description="Which units those are, and whose endpoints they use; at most 100.",
-            extra_json_schema={"x-kubernetes-list-type": "atomic"},
+            extra_json_schema=_ATOMIC,
         ),
     ] = field(default_factory=list)
     unknown_units: Annotated[
-        list[Annotated[str, Meta(description="The name that no unit has.")]],
+        _UnknownUnits,
         Meta(
             description="Names in the spec that no unit has; at most 100. No error, since the site may come later.",
-            extra_json_schema={"x-kubernetes-list-type": "atomic"},
+            extra_json_schema=_ATOMIC,
         ),
     ] = field(default_factory=list)

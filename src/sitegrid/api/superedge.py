@@ -17,7 +17,7 @@ from sitegrid.api.grids import GridUniqKey, template_field
 from sitegrid.api.meta import ObjectMeta
 from sitegrid.api.nodeunits import MAX_LISTED, MAX_MEMBERS
 from sitegrid.api.servicegrids import ServiceGrid, ServiceGridSpec
-from sitegrid.api.status import Condition, GridStatus, ServiceGridStatus
+from sitegrid.api.status import Condition, GridStatus, ObservedGeneration, ServiceGridStatus
 from sitegrid.api.workloads import DeploymentGrid, DeploymentGridSpec, StatefulSetGrid, StatefulSetGridSpec
 from sitegrid.wire.labels import GROUP
 
@@ -216,7 +216,7 @@ _CONDITIONS: Final = Meta(
 class SiteNodeUnitStatus(Struct, rename="camel", frozen=True):
     """The nodes of a NodeUnit, as SuperEdge reports them, and conditions."""
 
-    observed_generation: Annotated[int, Meta(description="The generation of the spec that this status is about.")] = 0
+    observed_generation: ObservedGeneration = 0
     ready_rate: Annotated[str, Meta(description="Ready nodes of all nodes, as 1/2.")] = ""
     ready_nodes: Annotated[list[_Node], Meta(description=f"Nodes that are ready, at most {MAX_LISTED}.")] = field(
         default_factory=list
@@ -277,7 +277,7 @@ class SiteNodeGroupSpec(Struct, rename="camel", frozen=True):
 class SiteNodeGroupStatus(Struct, rename="camel", frozen=True):
     """The NodeUnits of a NodeGroup, as SuperEdge reports them, and conditions."""
 
-    observed_generation: Annotated[int, Meta(description="The generation of the spec that this status is about.")] = 0
+    observed_generation: ObservedGeneration = 0
     unit_number: Annotated[int, Meta(description="How many NodeUnits there are.")] = 0
     node_units: Annotated[list[_Unit], Meta(description=f"The NodeUnits, at most {MAX_LISTED}.")] = field(
         default_factory=list

@@ -60,8 +60,25 @@ class PodCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkloadKind:
-    """What differs between the kinds."""
+class GridKind:
+    """A kind of grid, of any group."""
+
+    grid_type: type[WorkloadGrid | ServiceGrid]
+
+    @property
+    def name(self) -> str:
+        """What tells it from all kinds of all groups."""
+        return qualified(self.grid_type.GROUP, self.grid_type.KIND)
+
+    @property
+    def optional(self) -> bool:
+        """Whether the grid's CustomResourceDefinition need not be there."""
+        return self.grid_type.GROUP != GROUP
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadKind(GridKind):
+    """What differs between the kinds of workload grid."""
 
     grid_type: type[WorkloadGrid]
     grid_plural: str
@@ -80,19 +97,9 @@ class WorkloadKind:
         return self.grid_type.KIND
 
     @property
-    def name(self) -> str:
-        """What tells it from all kinds of all groups."""
-        return qualified(self.grid_type.GROUP, self.grid_type.KIND)
-
-    @property
     def api_version(self) -> str:
         """The `apiVersion` of the grids."""
         return f"{self.grid_type.GROUP}/{VERSION}"
-
-    @property
-    def optional(self) -> bool:
-        """Whether the grid's CustomResourceDefinition need not be there."""
-        return self.grid_type.GROUP != GROUP
 
 
 def _replicas(child: Workload) -> PodCounts:
@@ -155,20 +162,10 @@ WORKLOAD_KINDS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceKind:
+class ServiceKind(GridKind):
     """A kind of ServiceGrid: only the group differs."""
 
     grid_type: type[ServiceGrid]
-
-    @property
-    def name(self) -> str:
-        """What tells it from all kinds of all groups."""
-        return qualified(self.grid_type.GROUP, self.grid_type.KIND)
-
-    @property
-    def optional(self) -> bool:
-        """Whether the grid's CustomResourceDefinition need not be there."""
-        return self.grid_type.GROUP != GROUP
 
 
 SERVICE: Final = ServiceKind(ServiceGrid)

@@ -49,6 +49,25 @@ def _list_by(merge_key: str, type_name: str = FREE) -> Field:
     return Field(is_list=True, type=type_name, merged=True, merge_key=merge_key)
 
 
+_CONTAINER: Final[Mapping[str, Field]] = {
+    "command": _ATOMIC,
+    "args": _ATOMIC,
+    "ports": _list_by("containerPort"),
+    "envFrom": _ATOMIC,
+    "env": _list_by("name", "EnvVar"),
+    "resources": _object("ResourceRequirements"),
+    "resizePolicy": _ATOMIC,
+    "restartPolicyRules": _ATOMIC,
+    "volumeMounts": _list_by("mountPath"),
+    "volumeDevices": _list_by("devicePath"),
+    "livenessProbe": _object("Probe"),
+    "readinessProbe": _object("Probe"),
+    "startupProbe": _object("Probe"),
+    "lifecycle": _object("Lifecycle"),
+    "securityContext": _object("SecurityContext"),
+}
+"""An EphemeralContainer repeats a Container's fields (core/v1 types.go, EphemeralContainerCommon)."""
+
 _TYPES: Final[Mapping[str, Mapping[str, Field]]] = {
     "DeploymentSpec": {
         "selector": _object("LabelSelector"),
@@ -145,40 +164,8 @@ _TYPES: Final[Mapping[str, Mapping[str, Field]]] = {
         "ephemeral": _object("EphemeralVolumeSource"),
         "image": _MAP,
     },
-    "Container": {
-        "command": _ATOMIC,
-        "args": _ATOMIC,
-        "ports": _list_by("containerPort"),
-        "envFrom": _ATOMIC,
-        "env": _list_by("name", "EnvVar"),
-        "resources": _object("ResourceRequirements"),
-        "resizePolicy": _ATOMIC,
-        "restartPolicyRules": _ATOMIC,
-        "volumeMounts": _list_by("mountPath"),
-        "volumeDevices": _list_by("devicePath"),
-        "livenessProbe": _object("Probe"),
-        "readinessProbe": _object("Probe"),
-        "startupProbe": _object("Probe"),
-        "lifecycle": _object("Lifecycle"),
-        "securityContext": _object("SecurityContext"),
-    },
-    "EphemeralContainer": {
-        "command": _ATOMIC,
-        "args": _ATOMIC,
-        "ports": _list_by("containerPort"),
-        "envFrom": _ATOMIC,
-        "env": _list_by("name", "EnvVar"),
-        "resources": _object("ResourceRequirements"),
-        "resizePolicy": _ATOMIC,
-        "restartPolicyRules": _ATOMIC,
-        "volumeMounts": _list_by("mountPath"),
-        "volumeDevices": _list_by("devicePath"),
-        "livenessProbe": _object("Probe"),
-        "readinessProbe": _object("Probe"),
-        "startupProbe": _object("Probe"),
-        "lifecycle": _object("Lifecycle"),
-        "securityContext": _object("SecurityContext"),
-    },
+    "Container": _CONTAINER,
+    "EphemeralContainer": _CONTAINER,
     "PodSecurityContext": {
         "seLinuxOptions": _MAP,
         "windowsOptions": _MAP,

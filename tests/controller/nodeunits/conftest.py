@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import msgspec
 import pytest
 
 from sitegrid.api.nodeunits import NodeGroup, NodeUnit
 from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.workloads import DeploymentGrid
-from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.memberships import Memberships
 from sitegrid.controller.metrics import Metrics
 from sitegrid.controller.nodeunits import MIN_INTERVAL, NodeUnits
@@ -23,7 +20,8 @@ from sitegrid.controller.unittriggers import UnitTriggers
 from sitegrid.controller.writer import Writer
 from sitegrid.grid.observed import Node
 from sitegrid.kube.errors import ApiError
-from tests.support.fakeapi import Crash, FakeApi, Manifest, Recorder
+from tests.support.fakeapi import FakeApi, Manifest
+from tests.support.lives import Life
 
 
 class Keys:
@@ -37,21 +35,18 @@ class Keys:
         self.keys[key] = None
 
 
-class Life:
-    """One life of the controller: its stores, its memory and its work, on an API that outlives it."""
+class Units(Life):
+    """A life that works on nodes, NodeUnits and NodeGroups."""
 
     def __init__(self, api: FakeApi, start: float = 0.0) -> None:
-        self.api = api
-        self.clock = start
-        self.recorder = Recorder()
-        cluster = self.cluster = Cluster(clock=self.time)
-        writer = Writer(api, Metrics())
+        super().__init__(api, start)
+        cluster, writer = self.cluster, Writer(api, Metrics())
         self.memberships = Memberships(cluster, writer, now=self.now, clock=self.time)
         statuses = Statuses(writer, interval=MIN_INTERVAL, clock=self.time)
         self.node_units = NodeUnits(
             cluster, writer, statuses, Reporter(self.recorder), self.memberships, now=self.now
         )
-        self._stores: dict[str, tuple[Any, type[Any]]] = {
+        self.stores = {
             "nodes": (cluster.nodes, Node),
             "servicegrids": (cluster.service_grids.store, ServiceGrid),
             "deploymentgrids": (cluster.workloads["DeploymentGrid"].grids.store, DeploymentGrid),
@@ -62,21 +57,6 @@ class Life:
         self.triggers = UnitTriggers(cluster, self.memberships)
         self.sync()
         self.triggers.start(self.queue)  # type: ignore[arg-type]
-
-    def time(self) -> float:
-        """Return the fake time in seconds."""
-        return self.clock
-
-    def now(self) -> datetime:
-        """Return the fake time."""
-        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.clock)
-
-    def sync(self, *plurals: str) -> None:
-        """Let the stores (these, or all) see what the API has."""
-        for plural in plurals or self._stores:
-            store, object_type = self._stores[plural]
-            objects = [msgspec.json.encode(obj) for obj in self.api.of(plural).values()]
-            store.replace([msgspec.json.decode(data, type=object_type) for data in objects])
 
     async def work(self) -> None:
         """Work on the keys that wait; conflicts are tried again after the next sync, as the queue does it."""
@@ -217,12 +197,6 @@ def scene() -> Scene:
 
 
 @pytest.fixture
-def new_life() -> Callable[..., Life]:
+def new_life() -> Callable[..., Units]:
     """Return a function that starts a controller on a scene's API."""
-    return lambda scene, start=0.0: Life(scene.api, start)
-
-
-@pytest.fixture
-def crash() -> type[BaseException]:
-    """What a dead controller raises."""
-    return Crash
+    return lambda scene, start=0.0: Units(scene.api, start)

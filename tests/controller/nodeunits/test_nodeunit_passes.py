@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sitegrid.kube.errors import ApiError
+from tests.support.lives import crash_after_every_write
 
 Make = Callable[..., Any]
 
@@ -385,51 +386,31 @@ async def _life_story(scene: Any, life: Any) -> None:
     await life.later(700)  # the units found by the former ones' labels follow
 
 
-async def test_crash_after_every_write(new_scene: Make, new_life: Make, crash: type[BaseException]) -> None:
+async def test_crash_after_every_write(new_scene: Make, new_life: Make) -> None:
     """Killed after any single write and started again, it reaches the same state, and stays."""
-    whole = new_scene()
-    _declared(whole)
-    await new_life(whole).until_rest()
-    for count in range(1, len(whole.api.writes) + 1):
-        scene = new_scene()
+
+    async def declared(scene: Any) -> None:
         _declared(scene)
-        scene.api.crash_after = count
-        with pytest.raises(crash):
-            await new_life(scene).until_rest()
-        scene.api.crash_after = None
-        await new_life(scene).until_rest()
-        assert scene.result() == whole.result()
-        writes = len(scene.api.writes)
-        await new_life(scene).until_rest()
-        assert len(scene.api.writes) == writes
+
+    await crash_after_every_write(new_scene, new_life, declared)
 
 
-async def test_crash_after_every_write_of_changes(
-    new_scene: Make, new_life: Make, crash: type[BaseException]
-) -> None:
+async def test_crash_after_every_write_of_changes(new_scene: Make, new_life: Make) -> None:
     """The same for members that leave and come, other things to set, and a node that is gone."""
-    whole = new_scene()
-    _declared(whole)
-    life = new_life(whole)
-    await life.until_rest()
-    first = len(whole.api.writes)
-    await _life_story(whole, life)
-    for count in range(first + 1, len(whole.api.writes) + 1):
-        scene = new_scene()
+
+    async def declared(scene: Any) -> Any:
         _declared(scene)
         life = new_life(scene)
         await life.until_rest()
-        scene.api.crash_after = count
-        with pytest.raises(crash):
-            await _life_story(scene, life)
-        scene.api.crash_after = None
-        again = new_life(scene, life.clock)
-        await again.until_rest()
-        spec = scene.api.of("nodeunits")["hz"]["spec"]
-        assert spec["nodes"] == ["node21"]
-        await again.later(700)
-        await again.later(700)
-        assert scene.result() == whole.result()
+        return life
+
+    async def recovery(scene: Any, life: Any) -> None:
+        await life.until_rest()
+        assert scene.api.of("nodeunits")["hz"]["spec"]["nodes"] == ["node21"]
+        await life.later(700)
+        await life.later(700)
+
+    await crash_after_every_write(new_scene, new_life, declared, story=_life_story, recovery=recovery)
 
 
 _events = ("work", "work", "again", "restart", "nodes", "nodeunits", "nodegroups")

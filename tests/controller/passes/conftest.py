@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-import msgspec
 import pytest
 
 from sitegrid.api.meta import timestamp
 from sitegrid.api.servicegrids import ServiceGrid
-from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.evictions import Evictions
 from sitegrid.controller.fallbacks import FallbackStates
 from sitegrid.controller.metrics import Metrics
@@ -26,28 +24,27 @@ from sitegrid.controller.writer import Writer
 from sitegrid.grid.kinds import SERVICE
 from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
 from sitegrid.kube.errors import ApiError
-from tests.support.fakeapi import NAMESPACE, Crash, FakeApi, Manifest, Recorder
+from tests.support.fakeapi import NAMESPACE, FakeApi, Manifest
+from tests.support.lives import Life
 
 
-class Controller:
-    """One life of the controller: its stores, its memory and its passes, on an API that outlives it."""
+class Controller(Life):
+    """A life that passes over grids and their Services."""
 
-    def __init__(self, api: FakeApi) -> None:
-        self.api = api
-        self.clock = 0.0
-        self.recorder = Recorder()
-        cluster = self.cluster = Cluster(clock=self.time, now=self.now)
-        self._stores: dict[str, tuple[Any, type[Any]]] = {
+    def __init__(self, api: FakeApi, start: float = 0.0) -> None:
+        super().__init__(api, start)
+        cluster = self.cluster
+        self.stores = {
             "nodes": (cluster.nodes, Node),
             "servicegrids": (cluster.service_grids.store, ServiceGrid),
             "services": (cluster.services.store, Service),
             "endpointslices": (cluster.slices.store, EndpointSlice),
         }
         for workload in (stores for stores in cluster.workloads.values() if not stores.kind.optional):
-            self._stores[workload.kind.grid_plural] = (workload.grids.store, workload.kind.grid_type)
-            self._stores[workload.kind.child.plural] = (workload.children.store, Workload)
+            self.stores[workload.kind.grid_plural] = (workload.grids.store, workload.kind.grid_type)
+            self.stores[workload.kind.child.plural] = (workload.children.store, Workload)
         for kind, companions in cluster.companions.items():
-            self._stores[kind.plural] = (companions.store, Companion)
+            self.stores[kind.plural] = (companions.store, Companion)
         writer = Writer(api, Metrics())
         statuses = Statuses(writer, clock=self.time)
         reporter = Reporter(self.recorder)
@@ -61,21 +58,6 @@ class Controller:
         )
         self.evictions = Evictions(cluster, api, writer, reporter, now=self.now)
         self.slices = Slices(cluster, writer, self.fallbacks, self.patches, now=self.now)
-
-    def time(self) -> float:
-        """Return the fake time in seconds."""
-        return self.clock
-
-    def now(self) -> datetime:
-        """Return the fake time."""
-        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.clock)
-
-    def sync(self, *plurals: str) -> None:
-        """Let the stores (these, or all) see what the API has."""
-        for plural in plurals or self._stores:
-            store, object_type = self._stores[plural]
-            objects = (msgspec.json.encode(obj) for obj in self.api.of(plural).values())
-            store.replace([msgspec.json.decode(data, type=object_type) for data in objects])
 
     async def one_pass(self) -> None:
         """Pass once over everything that the stores have."""
@@ -256,18 +238,12 @@ def scene(new_scene: Callable[[], Scene]) -> Scene:
 
 
 @pytest.fixture
-def new_controller() -> Callable[[Scene], Controller]:
+def new_controller() -> Callable[..., Controller]:
     """Return a function that starts a controller on a scene's API."""
-    return lambda scene: Controller(scene.api)
+    return lambda scene, start=0.0: Controller(scene.api, start)
 
 
 @pytest.fixture(name="endpoints")
 def _endpoints() -> Callable[[FakeApi], None]:
     """Do what Kubernetes' endpointslice controller does."""
     return endpoints
-
-
-@pytest.fixture
-def crash() -> type[BaseException]:
-    """What a dead controller raises."""
-    return Crash

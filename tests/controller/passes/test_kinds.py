@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from sitegrid.controller.queues import Queues, ServiceKey
 from sitegrid.controller.triggers import Triggers
 from sitegrid.kube.errors import ApiError
+from tests.support.lives import crash_after_every_write
 
 Make = Callable[..., Any]
 BIG = {"units": {"names": ["one"]}, "name": "big", "replicas": 5}
@@ -38,36 +37,13 @@ def _change(scene: Any) -> None:
     scene.workload("DeploymentGrid", podDisruptionBudget={"minAvailable": 1})
 
 
-async def _crash_after_each_write(
-    new_scene: Make, new_controller: Make, crash: type[BaseException], prepare: Callable[[Any], Any]
-) -> Any:
-    """Crash after each write that follows `prepare`; return the scene as it comes out without any crash."""
-    whole = new_scene()
-    await prepare(whole)
-    before = len(whole.api.writes)
-    await new_controller(whole).until_rest()
-    for count in range(before + 1, len(whole.api.writes) + 1):
-        scene = new_scene()
-        await prepare(scene)
-        scene.api.crash_after = count
-        with pytest.raises(crash):
-            await new_controller(scene).until_rest()
-        scene.api.crash_after = None
-        await new_controller(scene).until_rest()
-        assert scene.result() == whole.result()
-        writes = len(scene.api.writes)
-        await new_controller(scene).until_rest()
-        assert len(scene.api.writes) == writes
-    return whole
-
-
-async def test_crash_after_every_write(new_scene: Make, new_controller: Make, crash: type[BaseException]) -> None:
+async def test_crash_after_every_write(new_scene: Make, new_controller: Make) -> None:
     """Killed after any single write and started again, it reaches the same state, and stays."""
 
     async def prepare(scene: Any) -> None:
         _all_kinds(scene)
 
-    whole = await _crash_after_each_write(new_scene, new_controller, crash, prepare)
+    whole = await crash_after_every_write(new_scene, new_controller, prepare)
     replicas = {name: child["spec"]["replicas"] for name, child in whole.api.of("statefulsets").items()}
     assert replicas == {"db-one": 5, "db-two": 2}
     assert whole.api.of("daemonsets").keys() == {"log-one", "log-two"}
@@ -76,9 +52,7 @@ async def test_crash_after_every_write(new_scene: Make, new_controller: Make, cr
     assert whole.api.of("deploymentgrids")["web"]["spec"]["templatePool"].keys() == {"canary"}
 
 
-async def test_crash_after_every_write_of_a_change(
-    new_scene: Make, new_controller: Make, crash: type[BaseException]
-) -> None:
+async def test_crash_after_every_write_of_a_change(new_scene: Make, new_controller: Make) -> None:
     """The same for changed overrides, templates, units, budgets and autoscalers."""
 
     async def prepare(scene: Any) -> None:
@@ -86,7 +60,7 @@ async def test_crash_after_every_write_of_a_change(
         await new_controller(scene).until_rest()
         _change(scene)
 
-    whole = await _crash_after_each_write(new_scene, new_controller, crash, prepare)
+    whole = await crash_after_every_write(new_scene, new_controller, prepare)
     assert whole.api.of("daemonsets").keys() == {"log-one"}
     assert whole.api.of("poddisruptionbudgets").keys() == {"web-one-deployment", "web-two-deployment"}
     assert whole.api.of("horizontalpodautoscalers") == {}

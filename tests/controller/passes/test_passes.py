@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sitegrid.kube.errors import ApiError
+from tests.support.lives import crash_after_every_write
 
 Make = Callable[..., Any]
 
@@ -48,28 +48,16 @@ async def test_second_pass_on_stale_stores_writes_nothing(scene: Any, new_contro
     assert scene.api.writes == writes
 
 
-async def test_crash_after_every_write(new_scene: Make, new_controller: Make, crash: type[BaseException]) -> None:
+async def test_crash_after_every_write(new_scene: Make, new_controller: Make) -> None:
     """Killed after any single write and started again, it reaches the same state, and stays."""
-    whole = new_scene()
-    _article(whole)
-    await new_controller(whole).until_rest()
-    for count in range(1, len(whole.api.writes) + 1):
-        scene = new_scene()
+
+    async def article(scene: Any) -> None:
         _article(scene)
-        scene.api.crash_after = count
-        with pytest.raises(crash):
-            await new_controller(scene).until_rest()
-        scene.api.crash_after = None
-        await new_controller(scene).until_rest()
-        assert scene.result() == whole.result()
-        writes = len(scene.api.writes)
-        await new_controller(scene).until_rest()
-        assert len(scene.api.writes) == writes
+
+    await crash_after_every_write(new_scene, new_controller, article)
 
 
-async def test_crash_after_every_write_of_a_change(
-    new_scene: Make, new_controller: Make, crash: type[BaseException]
-) -> None:
+async def test_crash_after_every_write_of_a_change(new_scene: Make, new_controller: Make) -> None:
     """The same for a new template, a unit that goes, and one that comes."""
 
     async def changed(scene: Any) -> None:
@@ -78,20 +66,8 @@ async def test_crash_after_every_write_of_a_change(
         scene.grids(image="web:2", removal={"gracePeriodSeconds": 0})
         scene.node("node21", "NodeUnit3")
 
-    whole = new_scene()
-    await changed(whole)
-    before = len(whole.api.writes)
-    await new_controller(whole).until_rest()
+    whole = await crash_after_every_write(new_scene, new_controller, changed)
     assert len(whole.result()["deployments"]) == 2
-    for count in range(before + 1, len(whole.api.writes) + 1):
-        scene = new_scene()
-        await changed(scene)
-        scene.api.crash_after = count
-        with pytest.raises(crash):
-            await new_controller(scene).until_rest()
-        scene.api.crash_after = None
-        await new_controller(scene).until_rest()
-        assert scene.result() == whole.result()
 
 
 _STORES = ("nodes", "deploymentgrids", "servicegrids", "deployments", "services", "endpointslices")

@@ -11,6 +11,7 @@ from sitegrid.controller.queues import GridKey, Queues, ServiceKey
 from sitegrid.controller.triggers import Triggers
 from sitegrid.grid.reachability import RETURN, STAGGER
 from sitegrid.kube.errors import ApiError
+from tests.support.lives import crash_after_every_write
 
 Make = Callable[..., Any]
 SERVICE = ServiceKey("default", "web-svc")
@@ -163,35 +164,18 @@ async def test_deleted_grid_takes_the_slices_of_a_site_that_is_away(scene: Any, 
     assert _ready(scene) == set()
 
 
-async def test_crash_after_every_write_of_an_outage(
-    new_scene: Make, new_controller: Make, crash: type[BaseException]
-) -> None:
+async def test_crash_after_every_write_of_an_outage(new_scene: Make, new_controller: Make) -> None:
     """Killed after any write of a crashed node's outage and started again, it comes to the same slices."""
 
-    async def outage(scene: Any) -> tuple[Any, int]:
+    async def outage(scene: Any) -> Any:
         controller = new_controller(scene)
         await _article(scene, controller)
-        before = len(scene.api.writes)
         scene.report("node12", "Unknown", controller.now())
         controller.sync()
         controller.clock += STAGGER.total_seconds()
-        return controller, before
+        return controller
 
-    whole = new_scene()
-    controller, before = await outage(whole)
-    await controller.until_rest()
-    assert len(whole.api.writes) > before
-    for count in range(before + 1, len(whole.api.writes) + 1):
-        scene = new_scene()
-        controller, _ = await outage(scene)
-        scene.api.crash_after = count
-        with pytest.raises(crash):
-            await controller.until_rest()
-        scene.api.crash_after = None
-        later = new_controller(scene)
-        later.clock = controller.clock
-        await later.until_rest()
-        assert scene.result() == whole.result()
+    await crash_after_every_write(new_scene, new_controller, outage)
 
 
 async def test_only_news_of_a_node_gives_work(scene: Any, new_controller: Make) -> None:

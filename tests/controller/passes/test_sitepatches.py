@@ -6,10 +6,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey
 from sitegrid.controller.triggers import Triggers
+from tests.support.lives import crash_after_every_write
 
 Make = Callable[..., Any]
 GRID = GridKey("ServiceGrid", "default", "web")
@@ -179,28 +178,13 @@ async def test_what_is_found_gives_the_slices_as_work(scene: Any, new_controller
     assert await queues.slices.get() == SERVICE
 
 
-async def test_crash_after_every_write(new_scene: Make, new_controller: Make, crash: type[BaseException]) -> None:
+async def test_crash_after_every_write(new_scene: Make, new_controller: Make) -> None:
     """Killed after any write of a changed override and started again, it comes to the same patches, and stays."""
 
-    async def changed(scene: Any) -> int:
+    async def changed(scene: Any) -> None:
         _sites(scene)
         _put(scene, _for("one", externalIPs=["10.1.1.1"]), _for("two", nodePorts={"http": 31000}))
         await new_controller(scene).until_rest()
         _put(scene, _for("two", externalIPs=["10.1.1.2"]), _for("three", nodePorts={"http": 31000}))
-        return len(scene.api.writes)
 
-    whole = new_scene()
-    before = await changed(whole)
-    await new_controller(whole).until_rest()
-    for count in range(before + 1, len(whole.api.writes) + 1):
-        scene = new_scene()
-        await changed(scene)
-        scene.api.crash_after = count
-        with pytest.raises(crash):
-            await new_controller(scene).until_rest()
-        scene.api.crash_after = None
-        await new_controller(scene).until_rest()
-        assert _written(scene) == _written(whole)
-        writes = len(scene.api.writes)
-        await new_controller(scene).until_rest()
-        assert len(scene.api.writes) == writes
+    await crash_after_every_write(new_scene, new_controller, changed, result=_written)

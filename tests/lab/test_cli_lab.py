@@ -43,9 +43,28 @@ def test_verbs_need_a_running_lab(home: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "error: lab 'default' is not running; start it with `sitegrid lab up`\n"
 
 
-def test_down_without_a_lab_succeeds(home: Path) -> None:
-    """`down` is for scripts that clean up: nothing to do is no failure."""
-    assert main(["lab", "down"]) == 0
+def test_down_without_a_lab_succeeds(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`down` is for scripts that clean up: nothing to do is no failure; who has mistyped the name sees the others."""
+    (home / "demo").mkdir()
+    assert main(["lab", "down", "--name", "demoo"]) == 0
+    assert capsys.readouterr().err == "there is no lab 'demoo'; there are demo\n"
+
+
+def test_what_a_lab_has_left_is_cleared(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A directory of a lab that is gone is listed, and `down` removes it."""
+    (home / "demo").mkdir()
+    assert main(["lab", "list"]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()][1:] == [["demo", "ended"]]
+    assert main(["lab", "down", "--name", "demo"]) == 0
+    assert capsys.readouterr().err == "lab 'demo' is gone\n"
+    assert main(["lab", "list"]) == 0
+    assert capsys.readouterr() == ("", "there is no lab; start one with `sitegrid lab up`\n")
+
+
+def test_a_hint_names_the_lab(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What to type to start a lab has its name in it."""
+    assert main(["lab", "--name", "x", "status"]) == 1
+    assert capsys.readouterr().err == "error: lab 'x' is not running; start it with `sitegrid lab up --name x`\n"
 
 
 def test_bad_name_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,6 +97,15 @@ def test_status_is_json(shared: list[str], capsys: pytest.CaptureFixture[str], l
     status = json.loads(capsys.readouterr().out)
     assert status["kubeconfig"] == str(lab.kubeconfig)
     assert {"name": "node14", "labels": {"zone": "NodeUnit1"}, "wan": True}.items() <= status["nodes"][1].items()
+
+
+def test_running_labs_are_listed(shared: list[str], capsys: pytest.CaptureFixture[str], lab: Lab) -> None:
+    """`lab list` tells the names, for who has forgotten one, and where each kubeconfig is."""
+    assert main(["lab", "list"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows == [["NAME", "STATE", "KUBECONFIG"], [lab.name, "running", str(lab.kubeconfig)]]
+    assert main(["lab", "list", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"name": lab.name, "running": True}]
 
 
 def test_kubeconfig_is_a_path(shared: list[str], capsys: pytest.CaptureFixture[str], lab: Lab) -> None:

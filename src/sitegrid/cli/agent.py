@@ -11,8 +11,10 @@ from sitegrid.cli.errors import CommandError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from sitegrid.cli.parser import Parser
 
-def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+
+def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
     """Add this subcommand."""
     parser = subparsers.add_parser(
         "agent",

@@ -9,23 +9,25 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
+from sitegrid.cli.cluster import add_cluster_options, cluster_config
 from sitegrid.cli.errors import CommandError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from sitegrid.cli.parser import Parser
+
 DEFAULT_METRICS_ADDRESS = "127.0.0.1:10352"
 
 
-def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
     """Add this subcommand."""
     parser = subparsers.add_parser(
         "controller",
         help="run the central controller",
         description="Turn grids and units into Deployments, Services and unit slices, and report on them.",
     )
-    parser.add_argument("--kubeconfig", metavar="FILE", help="how to reach the API server (default: as kubectl does)")
-    parser.add_argument("--context", metavar="NAME", help="context of the kubeconfig to use")
+    add_cluster_options(parser)
     parser.add_argument(
         "--leader-elect",
         action=argparse.BooleanOptionalAction,
@@ -57,7 +59,6 @@ def run(args: argparse.Namespace) -> int:
     import asyncio
 
     from sitegrid.controller import process
-    from sitegrid.kube.config import ConfigError, load_config
 
     logging.basicConfig(
         stream=sys.stderr,
@@ -65,16 +66,13 @@ def run(args: argparse.Namespace) -> int:
         format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
     )
     logging.getLogger("asyncio").setLevel(logging.INFO)
-    try:
-        config = load_config(args.kubeconfig, args.context)
-    except ConfigError as error:
-        raise CommandError(str(error)) from error
     settings = process.Settings(
         identity=args.identity or f"{socket.gethostname()}_{os.getpid()}",
         leader_elect=args.leader_elect,
         leader_elect_namespace=args.leader_elect_namespace,
         metrics_address=_address(args.metrics_address),
     )
+    config = cluster_config(args)
     try:
         asyncio.run(process.run(config, settings))
     except OSError as error:
@@ -87,5 +85,5 @@ def _address(text: str) -> tuple[str, int] | None:
         return None
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or int(port) > 65535:
-        raise CommandError(f"--metrics-address {text}: not HOST:PORT")
+        raise CommandError(f"--metrics-address {text}: not HOST:PORT", 2)
     return host.strip("[]") or "0.0.0.0", int(port)

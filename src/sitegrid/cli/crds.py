@@ -12,8 +12,10 @@ from sitegrid.cli.errors import CommandError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from sitegrid.cli.parser import Parser
 
-def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+
+def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
     """Add this subcommand."""
     parser = subparsers.add_parser(
         "crds",
@@ -55,10 +57,14 @@ def _write(directory: Path, files: dict[str, str]) -> None:
         for name, text in files.items():
             (directory / name).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise CommandError(f"cannot write the CRDs: {error}") from error
+        raise CommandError(f"cannot write {error.filename}: {error.strerror}") from error
 
 
 def _check(directory: Path, files: dict[str, str], option: str) -> None:
+    if not directory.is_dir():
+        raise CommandError(
+            f"{directory} is not a directory: make it with `sitegrid crds {option}--write {directory}`"
+        )
     present = {path.name: path.read_text(encoding="utf-8") for path in directory.glob("*.yaml")}
     stale = sorted(name for name in files.keys() | present.keys() if files.get(name) != present.get(name))
     if stale:

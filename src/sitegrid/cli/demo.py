@@ -10,8 +10,10 @@ from sitegrid.cli.errors import CommandError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from sitegrid.cli.parser import Parser
 
-def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+
+def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
     """Add this subcommand."""
     parser = subparsers.add_parser(
         "demo",
@@ -35,7 +37,10 @@ def run(args: argparse.Namespace) -> int:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    lab = Lab(args.name)
+    try:
+        lab = Lab(args.name)
+    except LabError as error:
+        raise CommandError(str(error)) from error
     try:
         held = Demo(lab, say).run()
     except (ClientsError, DemoError, LabError) as error:

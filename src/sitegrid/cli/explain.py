@@ -8,21 +8,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sitegrid.cli.cluster import add_cluster_options, ask_cluster, not_found
 from sitegrid.cli.errors import CommandError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
     from sitegrid.api.workloads import WorkloadGrid
+    from sitegrid.cli.parser import Parser
     from sitegrid.grid.explain import Explanation
     from sitegrid.grid.kinds import ServiceKind, WorkloadKind
     from sitegrid.grid.units import Units
     from sitegrid.kube.client import Client
+    from sitegrid.kube.config import Config
 
 
-def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
     """Add this subcommand."""
     parser = subparsers.add_parser(
         "explain",
@@ -35,12 +38,12 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "grid", metavar="GRID", help="[KIND/]NAME, such as dg/web, sg/web; a DeploymentGrid without KIND"
     )
     parser.add_argument("unit", metavar="UNIT", help="the value of the grid's unique key on the unit's nodes")
+    parser.add_argument("more", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("-n", "--namespace", metavar="NAMESPACE", help="the grid's namespace (default: as kubectl)")
     parser.add_argument(
         "-o", "--output", choices=("yaml", "json"), default="yaml", help="format (default: %(default)s)"
     )
-    parser.add_argument("--kubeconfig", metavar="FILE", help="how to reach the API server (default: as kubectl does)")
-    parser.add_argument("--context", metavar="NAME", help="context of the kubeconfig to use")
+    add_cluster_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -50,18 +53,14 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CommandError: There is no such grid or unit, the unit can have no child, or the cluster cannot be asked.
     """
-    import asyncio
+    # As kubectl has it: `dg/web hz`, or `dg web hz`.
+    grid, unit = (f"{args.grid}/{args.unit}", args.more) if args.more else (args.grid, args.unit)
+    kind, name = _grid_argument(grid)
 
-    from sitegrid.kube.config import ConfigError, load_config
-    from sitegrid.kube.errors import ApiError, DecodeError, Unreachable
+    async def explain(config: Config) -> str:
+        return await _explain(config, kind, args.namespace or config.namespace, name, unit, args.output)
 
-    kind, name = _grid_argument(args.grid)
-    try:
-        config = load_config(args.kubeconfig, args.context)
-        text = asyncio.run(_explain(config, kind, args.namespace or config.namespace, name, args.unit, args.output))
-    except (ConfigError, ApiError, DecodeError, Unreachable) as error:
-        raise CommandError(str(error)) from error
-    sys.stdout.write(text)
+    sys.stdout.write(ask_cluster(args, explain))
     return 0
 
 
@@ -86,12 +85,13 @@ def _grid_argument(text: str) -> tuple[WorkloadKind | ServiceKind, str]:
     }
     kind = spellings.get((word or "dg").lower().removesuffix(f".{GROUP}"))
     if kind is None or not name:
-        raise CommandError(f"{text}: not [KIND/]NAME with a KIND of {', '.join(spellings)}")
+        short = ", ".join(word for word in spellings if len(word) <= len("sessg"))
+        raise CommandError(f"{text!r} is not [KIND/]NAME, with a kind of grid: {short}, or in full", 2)
     return kind, name
 
 
 async def _explain(
-    config: Any, kind: WorkloadKind | ServiceKind, namespace: str, name: str, unit: str, output: str
+    config: Config, kind: WorkloadKind | ServiceKind, namespace: str, name: str, unit: str, output: str
 ) -> str:
     from sitegrid.cli.explainservice import explain_service, service_grid
     from sitegrid.grid.kinds import ServiceKind
@@ -138,7 +138,7 @@ async def _grid(client: Client, kind: WorkloadKind, namespace: str, name: str) -
         found = await client.get(grid_resource(kind), name, namespace)
     except ApiError as error:
         if error.not_found:
-            raise CommandError(f"there is no {kind.grid_kind} {namespace}/{name}: {error.message}") from error
+            raise not_found(error, kind.name, namespace, name) from error
         raise
     return msgspec.convert(found, kind.grid_type)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from sitegrid.cli.cluster import not_found
 from sitegrid.cli.errors import CommandError
 
 if TYPE_CHECKING:
@@ -23,10 +24,14 @@ async def service_grid(client: Client, kind: ServiceKind, namespace: str, name: 
     import msgspec
 
     from sitegrid.controller.resources import service_grid_resource
+    from sitegrid.kube.errors import ApiError
 
-    found = await _get(client, service_grid_resource(kind), name, namespace)
-    if found is None:
-        raise CommandError(f"there is no ServiceGrid {namespace}/{name}")
+    try:
+        found = await client.get(service_grid_resource(kind), name, namespace)
+    except ApiError as error:
+        if error.not_found:
+            raise not_found(error, kind.name, namespace, name) from error
+        raise
     return msgspec.convert(found, kind.grid_type)
 
 

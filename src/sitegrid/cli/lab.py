@@ -16,17 +16,19 @@ from sitegrid.cli.errors import CommandError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from sitegrid.cli.parser import Parser
     from sitegrid.lab.lab import Lab, LabStatus
 
 
-def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
     """Add this subcommand."""
     parser = subparsers.add_parser(
         "lab",
         help="run a real multi-site cluster on this machine",
         description="Run a real Kubernetes cluster with several sites on this machine, to try one's own YAML.",
     )
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _add_name(parser, "default")
+    verbs = parser.add_commands("VERB")
 
     up = _verb(verbs, "up", "start a lab and return when all of it is ready")
     up.add_argument(
@@ -35,11 +37,12 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     up.add_argument("--no-controller", action="store_true", help="leave sitegrid's controller out")
     up.add_argument("--no-agents", action="store_true", help="leave sitegrid's agents out: stock nodes")
     status = _verb(verbs, "status", "show nodes and processes")
-    status.add_argument("-o", "--output", choices=["table", "json"], default="table")
+    status.add_argument("-o", "--output", choices=["table", "json"], default="table", help="format")
     _verb(verbs, "kubeconfig", "print the path of the kubeconfig")
-    execute = _verb(verbs, "exec", "run a command in a node or a pod")
+    execute = _verb(verbs, "exec", "run a command of this machine in the network of a node or a pod")
+    execute.usage = "%(prog)s [-h] [--name N] NODE|NAMESPACE/POD -- CMD [ARG ...]"
     execute.add_argument("target", metavar="NODE|NAMESPACE/POD")
-    execute.add_argument("argv", metavar="CMD", nargs="+", help="the command, after --")
+    execute.add_argument("argv", metavar="-- CMD", nargs="+", help="the command and its arguments, after --")
     wan = _verb(verbs, "wan", "cut or restore the uplink of a node, or of all nodes with a label")
     wan.add_argument("action", choices=["cut", "restore"])
     wan.add_argument("target", metavar="NODE|KEY=VALUE")
@@ -52,14 +55,22 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     process.add_argument("action", choices=["start", "stop", "restart", "kill"])
     process.add_argument("process", metavar="PROCESS", help="as `lab status` names it, such as kube-proxy@node12")
     _verb(verbs, "build", "build the control plane's programs, or check that they are there")
+    every = _verb(verbs, "list", "list all labs of this user", named=False)
+    every.add_argument("-o", "--output", choices=["table", "json"], default="table", help="format")
     _verb(verbs, "down", "end a lab and remove everything of it")
-    parser.set_defaults(run=run)
 
 
-def _verb(verbs: _SubParsersAction[argparse.ArgumentParser], name: str, text: str) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(name, help=text, description=text.capitalize() + ".")
-    parser.add_argument("--name", default="default", metavar="N", help="the lab's name (default: default)")
+def _verb(verbs: _SubParsersAction[Parser], name: str, text: str, *, named: bool = True) -> Parser:
+    parser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=run, verb=name)
+    if named:
+        # It may also stand before the verb, whose parser must not undo that.
+        _add_name(parser, argparse.SUPPRESS)
     return parser
+
+
+def _add_name(parser: Parser, default: str) -> None:
+    parser.add_argument("--name", default=default, metavar="N", help="the lab's name (default: default)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,8 +100,10 @@ def run(args: argparse.Namespace) -> int:
                 lab.add_node(args.node, _labels(args.label), agent=not args.no_agent)
             case "process":
                 lab.process(args.process, args.action)
+            case "list":
+                _list(args.output)
             case "down":
-                lab.down()
+                _down(lab)
     except LabError as error:
         raise CommandError(str(error)) from error
     return 0
@@ -104,6 +117,34 @@ def _up(lab: Lab, args: argparse.Namespace) -> None:
     lab.up(sites, controller=not args.no_controller, agents=not args.no_agents, progress=_say)
     _say(f"lab {lab.name!r} is ready after {time.monotonic() - started:.1f} s")
     print(f"export KUBECONFIG={lab.kubeconfig}")
+
+
+def _list(output: str) -> None:
+    from sitegrid.lab.lab import Lab
+    from sitegrid.lab.layout import lab_names
+
+    labs = [(lab, lab.running) for lab in map(Lab, lab_names())]
+    if output == "json":
+        print(json.dumps([{"name": lab.name, "running": runs} for lab, runs in labs], indent=2))
+    elif not labs:
+        _say("there is no lab; start one with `sitegrid lab up`")
+    else:
+        rows = [[lab.name, "running" if runs else "ended", str(lab.kubeconfig) if runs else ""] for lab, runs in labs]
+        print(_table([["NAME", "STATE", "KUBECONFIG"], *rows]))
+
+
+def _down(lab: Lab) -> None:
+    from sitegrid.lab.layout import lab_names
+
+    known = lab_names()
+    lab.down()
+    # Clean-up scripts need no lab to be there; who has mistyped the name should see it.
+    others = [name for name in known if name != lab.name]
+    _say(
+        f"lab {lab.name!r} is gone"
+        if lab.name in known
+        else f"there is no lab {lab.name!r}" + (f"; there are {', '.join(others)}" if others else "")
+    )
 
 
 def _build() -> None:

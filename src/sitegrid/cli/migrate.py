@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from sitegrid.cli.cluster import add_cluster_options, ask_cluster
 from sitegrid.cli.errors import CommandError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
     from collections.abc import Iterable
 
+    from sitegrid.cli.parser import Parser
     from sitegrid.grid.migration import Row
     from sitegrid.kube.client import Client
     from sitegrid.kube.resources import Resource
@@ -34,7 +36,7 @@ STALE_LEASE: Final = 60.0
 """Seconds after which a Lease that nobody renewed means that nobody runs."""
 
 
-def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
     """Add this subcommand."""
     parser = subparsers.add_parser(
         "migrate",
@@ -52,9 +54,8 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="also take over what differs from what its grid says, so that its pods are rolled",
     )
-    parser.add_argument("-o", "--output", choices=["table", "json", "yaml"], default="table")
-    parser.add_argument("--kubeconfig", metavar="FILE", help="how to reach the API server (default: as kubectl does)")
-    parser.add_argument("--context", metavar="NAME", help="context of the kubeconfig to use")
+    parser.add_argument("-o", "--output", choices=["table", "json", "yaml"], default="table", help="format")
+    add_cluster_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -65,15 +66,7 @@ def run(args: argparse.Namespace) -> int:
         CommandError: SuperEdge's controller runs, its kinds are not there, an object could not be taken over or
             given back, or the cluster cannot be asked.
     """
-    import asyncio
-
-    from sitegrid.kube.config import ConfigError, load_config
-    from sitegrid.kube.errors import ApiError, DecodeError, Unreachable
-
-    try:
-        asyncio.run(_migrate(load_config(args.kubeconfig, args.context), args))
-    except (ConfigError, ApiError, DecodeError, Unreachable) as error:
-        raise CommandError(str(error)) from error
+    ask_cluster(args, lambda config: _migrate(config, args))
     return 0
 
 

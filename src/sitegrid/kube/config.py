@@ -110,10 +110,17 @@ def _parse(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(_read(path, "kubeconfig"))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
+        raise ConfigError(f"{path}: {not_yaml(error)}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: not a kubeconfig")
     return document
+
+
+def not_yaml(error: yaml.YAMLError) -> str:
+    """Return in one line what is wrong with a text, and where."""
+    mark = getattr(error, "problem_mark", None)
+    place = f", line {mark.line + 1}" if mark is not None else ""
+    return f"not YAML{place}: {getattr(error, 'problem', None) or error}"
 
 
 def _entry(merged: Mapping[str, Mapping[str, Any]], section: str, name: str, source: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from sitegrid.lab.sites import Node, Sites, default_sites
 
 __all__ = ["Lab", "LabError", "LabNotRunning", "LabRunning", "LabStatus", "NodeStatus", "ProcessStatus"]
 
+DEFAULT_NAME: Final = "default"
 _END_TIMEOUT: Final = 30.0
 """Seconds that the kernel may take to end a killed lab."""
 
@@ -94,7 +95,7 @@ def _quiet(text: str) -> None:
 class Lab:
     """The lab `name`, running or not, with its state below `directory` (default: the user's state directory)."""
 
-    def __init__(self, name: str = "default", *, directory: Path | None = None) -> None:
+    def __init__(self, name: str = DEFAULT_NAME, *, directory: Path | None = None) -> None:
         self.name = name
         self.layout = Layout.of(name, directory)
         self._process: subprocess.Popen[bytes] | None = None
@@ -189,7 +190,7 @@ class Lab:
         try:
             return control.peer_pid(self.layout.control)
         except OSError as error:
-            raise LabNotRunning(f"lab {self.name!r} is not running; start it with `sitegrid lab up`") from error
+            raise self._not_running() from error
 
     # --- use ---
 
@@ -269,6 +270,13 @@ class Lab:
 
     # --- inside ---
 
+    def _not_running(self) -> LabNotRunning:
+        return LabNotRunning(f"lab {self.name!r} is not running; start it with `{self._command('up')}`")
+
+    def _command(self, verb: str) -> str:
+        """Return what to type to do `verb` to this lab."""
+        return f"sitegrid lab {verb}" + (f" --name {self.name}" if self.name != DEFAULT_NAME else "")
+
     def _lock(self) -> int:
         if self.layout.root.resolve().is_relative_to("/run"):
             raise LabError(f"a lab cannot keep its state in {self.layout.root}: it has a /run of its own")
@@ -278,7 +286,7 @@ class Lab:
         except OSError as error:
             raise LabError(f"cannot use the directory {self.layout.root}: {error.strerror}") from error
         if lock is None:
-            raise LabRunning(f"lab {self.name!r} is already running; end it with `sitegrid lab down` first")
+            raise LabRunning(f"lab {self.name!r} is already running; end it with `{self._command('down')}` first")
         return lock
 
     def _clear(self, keep: Set[Path] = frozenset()) -> None:
@@ -338,7 +346,7 @@ class Lab:
         try:
             return control.ask(self.layout.control, request)
         except OSError as error:
-            raise LabNotRunning(f"lab {self.name!r} is not running; start it with `sitegrid lab up`") from error
+            raise self._not_running() from error
 
     def _wan(self, action: str, target: str) -> list[str]:
         nodes: list[str] = self._ask({"verb": "wan", "action": action, "target": target})["nodes"]

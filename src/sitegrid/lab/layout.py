@@ -31,6 +31,14 @@ def labs_directory() -> Path:
         raise LabError("there is no home directory; set SITEGRID_LAB_DIR to a directory for labs") from error
 
 
+def lab_names() -> list[str]:
+    """Return the names of all labs of this user that have a directory, running or not. Raises `LabError`."""
+    directory = labs_directory()
+    if not directory.is_dir():
+        return []
+    return sorted(path.name for path in directory.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The files of one lab, below `root`."""

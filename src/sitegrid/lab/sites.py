@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import yaml
 
+from sitegrid.kube.config import not_yaml
 from sitegrid.lab.errors import LabError
 from sitegrid.wire.labels import MAX_LABEL_VALUE, is_label_value
 
@@ -107,9 +108,7 @@ def parse_sites(text: str) -> Sites:
     try:
         document = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark is not None else ""
-        raise SitesError(f"not YAML{place}: {getattr(error, 'problem', None) or error}") from error
+        raise SitesError(not_yaml(error)) from error
     top = _mapping(document, "the file", {"nodes"})
     nodes = top.get("nodes")
     if not isinstance(nodes, list) or not nodes:

@@ -347,12 +347,12 @@ async def test_views_are_not_forgotten_offline(
     api: Any, objects: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that is away for long during an outage finds everything when it is back."""
-    monkeypatch.setattr("sitegrid.agent.hub.LINGER", 0.01)
     api.put(objects.slices, objects.plain("a", "10.9.0.1"))
     async with start_agent() as site:
         _, watch = await site.list_and_watch(objects.slices)
         await api.stop()
         await objects.eventually(lambda: site.metrics.get("wan_down") == 1)
+        monkeypatch.setattr("sitegrid.agent.hub.LINGER", 0.01)
         watch.close()
         await objects.eventually(lambda: bool(site.hub._timers))
         first = next(iter(site.hub._timers.values()))

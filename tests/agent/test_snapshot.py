@@ -291,6 +291,13 @@ def test_a_full_disk_is_told_once_and_counted_always(
     assert ["can be written again" in record.message for record in caplog.records] == [True]
 
 
+def test_a_document_is_named_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The parts of its name are lines; a log's readers, people and programs, take a line for a message."""
+    (tmp_path / "file").touch()
+    Directory(tmp_path / "file").write(Document("/api/v1/services\nkey=value\n\n", [], "1"))
+    assert "snapshot /api/v1/services key=value cannot be written" in caplog.text
+
+
 def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     """A file where the directory should be: nothing is loaded or written, everything is counted, nothing raises."""
     path = tmp_path / "snapshots"

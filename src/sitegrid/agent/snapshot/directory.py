@@ -178,7 +178,7 @@ class Directory:
 
     def _lost(self, name: str, reason: str, error: Exception) -> None:
         self._count(reason)
-        _log.error("snapshot %s is not used: %s", name, error)
+        _log.error("snapshot %s is not used: %s", self._one_line(name), error)
 
     def _change(self, name: str, change: Callable[[int], None]) -> bool:
         """Run `change` on the open directory, one at a time: the last one called is the last on the disk."""
@@ -195,7 +195,7 @@ class Directory:
                 self._failed(name, "unwritable", error.strerror or str(error))
             else:
                 if self._failures.pop(name, None) is not None:
-                    _log.warning("snapshot %s can be written again", name or self.path.name)
+                    _log.warning("snapshot %s can be written again", self._one_line(name))
                 return True
         return False
 
@@ -205,7 +205,11 @@ class Directory:
         state = reason if reason == "too large" else message
         if self._failures.get(name) != state:
             self._failures[name] = state
-            _log.error("snapshot %s cannot be written, its last content stays: %s", name or self.path.name, message)
+            _log.error("snapshot %s cannot be written, its last content stays: %s", self._one_line(name), message)
+
+    def _one_line(self, name: str) -> str:
+        """Return what a log calls the document `name`, whose parts are lines, or the directory itself."""
+        return " ".join(name.split()) or self.path.name
 
     def _open(self) -> int:
         """Return the directory's file descriptor, after making the directory or closing it to others."""

@@ -44,11 +44,42 @@ def test_services_are_routed() -> None:
     assert decide("GET", "/api/v1/services")[:2] == (Kind.VIEW, SERVICES)
     assert decide("GET", "/api/v1/services/")[:2] == (Kind.VIEW, SERVICES)
     assert decide("GET", "/api/v1/namespaces/a/services/b")[:2] == (Kind.OBJECT, SERVICES)
-    assert decide("PATCH", "/api/v1/namespaces/a/services/b").kind is Kind.PASS
-    for path in ("", "/status"):
-        assert decide("PUT", f"/api/v1/namespaces/a/services/b{path}")[:4] == (Kind.REPLACE, SERVICES, "a", "b")
-    assert decide("PUT", "/api/v1/namespaces/a/services/b/proxy/status").kind is Kind.PASS
-    assert decide("GET", "/api/v1/namespaces/a/services/b/proxy/x").kind is Kind.PASS
+    assert decide("POST", "/api/v1/namespaces/a/services").kind is Kind.PASS
+    assert decide("GET", "/api/v1/namespaces/a/services/b/other").kind is Kind.PASS
+
+
+@pytest.mark.parametrize("subresource", ["", "/status"])
+@pytest.mark.parametrize(("method", "status"), [("PUT", 405), ("PATCH", 0), ("DELETE", 0)])
+def test_writes_of_services_are_looked_at(method: str, status: int, subresource: str) -> None:
+    """What shows or changes a Service is not passed through before it is known whose it is."""
+    route = decide(method, f"/api/v1/namespaces/a/services/b{subresource}")
+    assert (*route[:4], route.status) == (Kind.SERVICE, SERVICES, "a", "b", status)
+
+
+def test_the_deletion_of_all_services_is_looked_at() -> None:
+    """The answer would show them."""
+    route = decide("DELETE", "/api/v1/namespaces/a/services")
+    assert (*route[:4], route.status) == (Kind.SERVICE, SERVICES, "a", "", 405)
+
+
+def test_a_status_is_the_whole_service() -> None:
+    """GET of the subresource is looked at as that of the Service is."""
+    assert decide("GET", "/api/v1/namespaces/a/services/b/status")[:4] == (Kind.OBJECT, SERVICES, "a", "b")
+
+
+@pytest.mark.parametrize("name", ["b", "b:80", "https:b:443", "http:b:", "b:"])
+@pytest.mark.parametrize("rest", ["", "/", "/x", "/status", "/a%20b//c", "/a;b", "/%3f"])
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "BREW"])
+def test_connections_to_services_are_looked_at(method: str, name: str, rest: str) -> None:
+    """Whatever is asked of the pod behind: the API server chooses it among all sites'."""
+    route = decide(method, f"/api/v1/namespaces/a/services/{name}/proxy{rest}")
+    assert (*route[:4], route.status) == (Kind.SERVICE, SERVICES, "a", "b", 405)
+
+
+@pytest.mark.parametrize("rest", ["/..", "/../../c/proxy", "/%2e%2e/status", "%2f..", "/../../../../../endpoints"])
+def test_a_connection_to_a_service_does_not_hide_another_path(rest: str) -> None:
+    """What might be taken for another resource is not the pod's affair."""
+    assert decide("GET", f"/api/v1/namespaces/a/services/b/proxy{rest}").kind is Kind.REFUSED
 
 
 def test_endpoints_are_routed() -> None:
@@ -111,10 +142,12 @@ def _spellings(draw: st.DrawFn) -> str:
         elif how == "twice":
             out += f"%25{ord(character):02X}"
         elif how == "extra" and character == "/":
-            out += draw(st.sampled_from(["//", "/./", "/x/../", "/%2e/", "/x/%2E%2e/", "/%2f"]))
+            out += draw(
+                st.sampled_from(["//", "/./", "/x/../", "/%2e/", "/x/%2E%2e/", "/%2f", ";x/", ";/", "%3bx=1/"])
+            )
         else:
             out += character
-    return out + draw(st.sampled_from(["", "/", "/.", "?watch=true"]))
+    return out + draw(st.sampled_from(["", "/", "/.", ";x=1", "?watch=true"]))
 
 
 @given(_spellings())

@@ -233,3 +233,25 @@ async def test_a_client_that_does_not_read_a_short_answer_is_cut_off(
                 break
             await asyncio.sleep(0)
     await objects.eventually(lambda: not site.server._connections)
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket, h2c", "HTTP/2.0", "TLS/1.0"])
+async def test_an_upgrade_to_another_http_is_not_taken(site: Any, api: Any, protocol: str) -> None:
+    """Requests in such a tunnel would pass unseen; the request is answered without, and so are those behind it."""
+    head = f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {protocol}\r\nHTTP2-Settings: AAMAAABk\r\n"
+    request = f"GET /x HTTP/1.1\r\nHost: a\r\n{head}\r\n".encode()
+    last = b"GET /sitegrid/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    answer = await _exchange(site, request + request + last)
+    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"404"]
+    for _, target, headers in api.requests:
+        assert target != "/x" or not {"upgrade", "http2-settings"} & headers.keys()
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 43\r\n", b"Transfer-Encoding: chunked\r\n"])
+async def test_a_body_is_not_taken_for_a_request(site: Any, api: Any, framing: bytes) -> None:
+    """Where the parser does not tell the body of a request with an upgrade, such a request is refused."""
+    hidden = b"GET /api/v1/hidden HTTP/1.1\r\nHost: a\r\n\r\n"
+    head = b"POST /x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+    answer = await _exchange(site, head + framing + b"\r\n" + hidden)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert not [target for _, target, _ in api.requests if target in ("/x", "/api/v1/hidden")]

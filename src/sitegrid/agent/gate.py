@@ -17,7 +17,9 @@ from urllib.parse import unquote_to_bytes
 
 from sitegrid.wire.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES, Resource
 
-_PLAIN: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+/?|/")
+# A `;` is legal in a path and nothing to Kubernetes, but others cut a segment there.
+_PLAIN: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,=:@-]+)+/?|/")
+_PARAMETERS: Final = re.compile(r";[^/]*")
 _DECODINGS: Final = 3
 _GUARDED: Final = {resource.plural: resource for resource in (SERVICES, ENDPOINTSLICES, ENDPOINTS)}
 
@@ -31,8 +33,9 @@ class Kind(Enum):
     """LIST or WATCH of EndpointSlices, Services or Endpoints, from a view."""
     OBJECT = "object"
     """GET of one EndpointSlice, Service or Endpoints: asked for upstream and looked at before it is shown."""
-    REPLACE = "replace"
-    """PUT of a Service, or of its status: passed through, unless it is a grid's, which clients see in part."""
+    SERVICE = "service"
+    """A write of Services, or a connection to what is behind one: passed through, unless it is a grid's that is not
+    shown here, or is answered with the route's `status` and `message`."""
     REFUSED = "refused"
     """Answered with `status` and `message`."""
     PASS = "pass"
@@ -40,7 +43,7 @@ class Kind(Enum):
 
 
 class Route(NamedTuple):
-    """A decision. `watch` is set for the deprecated /watch/ paths."""
+    """A decision. `watch` is set for the deprecated /watch/ paths; a `name` is empty where all of them are meant."""
 
     kind: Kind
     resource: Resource | None = None
@@ -52,6 +55,18 @@ class Route(NamedTuple):
 
 
 _PASS: Final = Route(Kind.PASS)
+_STATUS, _PROXY = ("status",), ("proxy",)
+_NO_REPLACE: Final = (
+    "the Service belongs to a ServiceGrid and the agent shows it as its site uses it: change the ServiceGrid, or "
+    "PATCH the Service, or PUT it at the API server itself"
+)
+_NO_PROXY: Final = (
+    "the Service belongs to a ServiceGrid and the API server would take any site's endpoint: connect to the Service, "
+    "or ask the API server itself"
+)
+_NO_MASS_DELETION: Final = (
+    "Services of ServiceGrids are among them: delete the others by their names, or ask the API server itself"
+)
 
 
 class _Target(NamedTuple):
@@ -73,13 +88,15 @@ def decide(method: str, target: str) -> Route:
     if path.startswith("/sitegrid/"):
         return Route(Kind.OWN, name=path)
     if not _is_plain(path):
-        if any(_guarded(reading) for reading in _readings(path)):
+        named = {_guarded(reading) for reading in _readings(path)}
+        if named == {None}:
+            return _PASS
+        found = named.pop()
+        if named or found is None or found.rest != _PROXY:
             return _refuse(400, "the path is not written plainly")
-        return _PASS
-    found = _guarded(path)
-    if found is None:
-        return _PASS
-    return _decide_guarded(method, found)
+    else:
+        found = _guarded(path)
+    return _PASS if found is None else _decide_guarded(method, found)
 
 
 def _refuse(status: int, message: str) -> Route:
@@ -94,15 +111,16 @@ def _readings(path: str) -> set[str]:
     """Return the paths that `path` might be taken for: decoded up to three times, each also cleaned of dots."""
     readings = set()
     for _ in range(_DECODINGS):
-        segments: list[str] = []
-        for segment in path.replace("\\", "/").split("/"):
-            if segment == ".." and segments:
-                segments.pop()
-            elif segment not in ("", ".", ".."):
-                segments.append(segment)
-        readings |= {"/" + "/".join(segments), "/" + "/".join(s for s in path.split("/") if s)}
+        for text in (path, _PARAMETERS.sub("", path), path.partition("?")[0], path.partition("#")[0]):
+            segments: list[str] = []
+            for segment in text.replace("\\", "/").split("/"):
+                if segment == ".." and segments:
+                    segments.pop()
+                elif segment not in ("", ".", ".."):
+                    segments.append(segment)
+            readings |= {"/" + "/".join(segments), "/" + "/".join(s for s in text.split("/") if s)}
         path = unquote_to_bytes(path).decode("latin-1")
-    return {reading.split("?")[0].split("#")[0].split(";")[0] for reading in readings} | readings
+    return readings
 
 
 def _guarded(path: str) -> _Target | None:
@@ -125,22 +143,20 @@ def _guarded(path: str) -> _Target | None:
     if not rest or rest[0] not in plurals:
         return None
     name = rest[1] if len(rest) > 1 else ""
-    return _Target(group_version, rest[0], namespace, name, watch, tuple(rest[2:]))
+    below = tuple(rest[2:])
+    if rest[0] == "services" and below[:1] == _PROXY:
+        below = _PROXY  # what follows is for the pod
+    return _Target(group_version, rest[0], namespace, name, watch, below)
 
 
 def _decide_guarded(method: str, target: _Target) -> Route:
     if target.group_version != "v1":
         # discovery.k8s.io/v1beta1 ended with Kubernetes 1.25; a version that we do not know is not passed on.
         return _refuse(404, "the server could not find the requested resource")
-    if target.plural == "services" and method == "PUT" and target.name and target.rest in ((), ("status",)):
-        # Also with a status come labels (pkg/registry/core/service/strategy.go keeps the old spec only).
-        return Route(Kind.REPLACE, SERVICES, target.namespace, target.name)
+    if target.plural == "services" and not target.watch and (route := _decide_service(method, target)) is not None:
+        return route
     if target.rest:
-        if target.plural == "services" and not target.watch:
-            return _PASS  # status, proxy and other subresources show no endpoint
         return _refuse(404, "the server could not find the requested resource")
-    if target.plural == "services" and method not in ("GET", "HEAD") and not target.watch:
-        return _PASS
     if method != "GET":
         return _refuse(405, f"the agent serves {target.plural} for reading only; write to the API server itself")
     resource = _GUARDED[target.plural]
@@ -149,3 +165,24 @@ def _decide_guarded(method: str, target: _Target) -> Route:
     if target.name and not target.watch:
         return Route(Kind.OBJECT, resource, target.namespace, target.name)
     return Route(Kind.VIEW, resource, target.namespace, target.name, target.watch)
+
+
+def _decide_service(method: str, target: _Target) -> Route | None:
+    """Return what is special about Services, which can be written and connected to; None where nothing is."""
+    route = Route(Kind.SERVICE, SERVICES, target.namespace, target.name)
+    if target.rest == _PROXY:
+        # [SCHEME:]NAME[:PORT] (apimachinery pkg/util/net/port_split.go)
+        parts = target.name.split(":")
+        return route._replace(name=parts[len(parts) == 3], status=405, message=_NO_PROXY)
+    if target.rest not in ((), _STATUS):
+        return _PASS
+    if method == "DELETE" and not target.name:
+        return route._replace(status=405, message=_NO_MASS_DELETION)
+    if method == "PUT" and target.name:
+        # Also with a status come labels (pkg/registry/core/service/strategy.go keeps the old spec only).
+        return route._replace(status=405, message=_NO_REPLACE)
+    if method in ("PATCH", "DELETE") and target.name:
+        return route
+    if method == "GET" and target.rest == _STATUS:
+        return route._replace(kind=Kind.OBJECT)
+    return None if method in ("GET", "HEAD") else _PASS

@@ -2,8 +2,9 @@
 
 Strict where requests could be read in two ways: both framings at once, repeated Host, Content-Length,
 Transfer-Encoding or Authorization, and any transfer coding but `chunked` are 400 and close the connection. Limits on
-heads, connections and waiting times keep one client from starving the others. A handler reads `Request.body` and
-answers with `Connection.respond`, or `start`, `send` and `finish`; `send` waits while the client does not read.
+heads, connections and waiting times keep one client from starving the others. Upgrades to another HTTP are not taken.
+A handler reads `Request.body` and answers with `Connection.respond`, or `start`, `send` and `finish`; `send` waits
+while the client does not read.
 
 Invariant: what the parser and the API server could understand differently is not passed on.
 Held by ``tests/agent/test_http.py``.
@@ -209,8 +210,13 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def _begin_raw(self, rest: bytes) -> None:
-        """Treat everything behind an upgrade request as its body."""
+        """Take what is behind an upgrade request for its body; behind one that is not taken are further requests."""
         request = self._requests[-1] if self._requests else self._current_request
+        if not request.upgrade:
+            self._parser = httptools.HttpRequestParser(self)
+            if rest:
+                self.data_received(rest)
+            return
         self._raw = Body(self._flow)
         request.body = self._raw
         if rest:
@@ -272,8 +278,11 @@ class Connection(asyncio.Protocol):
         request.method = self._parser.get_method().decode("latin-1")
         request.http10 = self._parser.get_http_version() != "1.1"
         request.keep_alive = self._parser.should_keep_alive() and not request.http10
-        request.upgrade = bool(self._parser.should_upgrade())
         self._check(request)
+        if self._parser.should_upgrade():
+            request.upgrade = not _is_http(request.header(b"upgrade"))
+            if not request.upgrade and (request.chunked or request.header(b"content-length") not in ("", "0")):
+                raise _Malformed("an upgrade to HTTP with a body")  # which the parser takes for what is behind it
         request.complete = True
         self._requests.append(request)
         self._disarm()
@@ -420,6 +429,14 @@ class Connection(asyncio.Protocol):
         """Cut the client off at once."""
         if not self.lost.is_set():
             self.transport.abort()
+
+
+def _is_http(protocols: str) -> bool:
+    """Tell whether an upgrade may be to HTTP (h2c, TLS/1.2): it would carry requests that nobody looks at.
+
+    A server need not take an upgrade (RFC 9110, 7.8), and the JDK's client asks for h2c with every request.
+    """
+    return any(name.strip().lower().startswith(("h2", "http", "tls")) for name in protocols.split(","))
 
 
 class _Malformed(Exception):

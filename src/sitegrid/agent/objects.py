@@ -30,10 +30,6 @@ from sitegrid.wire.status import Status
 
 _MAX_OBJECT: Final = 16 * 1024 * 1024
 _TIMEOUT: Final = 60.0
-_NO_REPLACE: Final = (
-    "the Service belongs to a ServiceGrid and the agent shows it as its site uses it: change the ServiceGrid, or "
-    "PATCH the Service, or PUT it at the API server itself"
-)
 _FORWARDED: Final = frozenset({b"authorization", b"user-agent"})
 
 
@@ -73,16 +69,19 @@ async def get_object(
     await connection.respond(exchange.status, [(b"content-type", content_type)], body)
 
 
-async def refuse_replacing_a_grids(route: Route, upstream: Upstream) -> None:
-    """Raise `Answer` where a Service that is to be replaced is a grid's; `UpstreamError` where that is not known.
+async def refuse_a_grids(route: Route, upstream: Upstream, hub: Hub) -> None:
+    """Raise `Answer` where a Service is a grid's and may not be used so; `UpstreamError` where that is not known.
 
-    A client writes back what it saw: without the label that keeps all other kube-proxies away from the Service, and
-    with what is different of it in this site only. A PATCH writes what it names.
+    Somebody wants to write it, or to be connected with what is behind it. What is not shown here does not exist; what
+    the others may not be used for, the route says: a client that replaces one writes back what it saw, without the
+    label that keeps all other kube-proxies away, and the API server connects to any site.
     """
-    query = urlencode({"labelSelector": GRID_UNIQ_KEY, "fieldSelector": f"metadata.name={route.name}"})
+    named = {"fieldSelector": f"metadata.name={route.name}"} if route.name else {}
+    query = urlencode({"labelSelector": GRID_UNIQ_KEY, **named, "limit": "1"})
     accept = f"{PROTOBUF.media_type};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-    target = f"{SERVICES.path(route.namespace)}?{query}"
-    exchange = await upstream.open("GET", target, [("Accept", accept)], as_agent=True)
+    exchange = await upstream.open(
+        "GET", f"{SERVICES.path(route.namespace)}?{query}", [("Accept", accept)], as_agent=True
+    )
     try:
         await exchange.head()
         body = await exchange.read_all(_MAX_OBJECT, _TIMEOUT)
@@ -90,8 +89,14 @@ async def refuse_replacing_a_grids(route: Route, upstream: Upstream) -> None:
         exchange.close()
     if exchange.status != 200:
         raise UpstreamError(f"whether the Service is a grid's is not known: HTTP {exchange.status}")
-    if PROTOBUF.item_list(body).items:
-        raise Answer(Status(405, _NO_REPLACE))
+    for item in PROTOBUF.item_list(body).items:
+        if route.name:
+            if not hub.node.known:
+                raise Answer(Status(503, UNREADY, retry_after=1))
+            if grid_service_labels(PROTOBUF.labels(item), hub.node.keys) is None:
+                raise Answer(not_found(route))
+        if route.status:
+            raise Answer(Status(route.status, route.message))
 
 
 async def _remembered(

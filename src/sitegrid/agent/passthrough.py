@@ -27,7 +27,7 @@ _HOP_BY_HOP: Final = frozenset(
         b"te",
         b"trailer",
     }
-    | {b"transfer-encoding", b"upgrade", b"expect", b"host", b"content-length"}
+    | {b"transfer-encoding", b"upgrade", b"http2-settings", b"expect", b"host", b"content-length"}
 )
 _LONG: Final = 3600.0 * 4
 """Seconds that the API server may take to begin its answer to a passed request (it may be an attach or a wait)."""

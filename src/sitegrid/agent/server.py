@@ -18,7 +18,7 @@ from sitegrid.agent.http import Connection, Disconnected, Request
 from sitegrid.agent.hub import Hub, TooManyViews
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.negotiate import NOT_ACCEPTABLE, negotiate
-from sitegrid.agent.objects import get_object, refuse_replacing_a_grids
+from sitegrid.agent.objects import get_object, refuse_a_grids
 from sitegrid.agent.options import ListOptions, OptionsError, list_options, parse_query
 from sitegrid.agent.passthrough import forward
 from sitegrid.agent.reads import Read, Reads
@@ -118,9 +118,9 @@ class Server:
             raise Answer(Status(route.status, route.message))
         if route.kind is Kind.OWN:
             await self._own(connection, route.name)
-        elif route.kind in (Kind.PASS, Kind.REPLACE):
-            if route.kind is Kind.REPLACE:
-                await refuse_replacing_a_grids(route, self._upstream)
+        elif route.kind in (Kind.PASS, Kind.SERVICE):
+            if route.kind is Kind.SERVICE:
+                await refuse_a_grids(route, self._upstream, self._hub)
             if not request.header(b"authorization"):
                 # client-go sends its token over TLS only; whoever wonders about 403 for system:anonymous finds this.
                 self._metrics.add("without_credentials_total")

@@ -271,6 +271,9 @@ class FakeApi:
         if self._server is not None:
             self._server.close()
             self._server = None
+            # A connection accepted just now is known after three turns of the loop (socket, transport, `_serve`).
+            for _ in range(3):
+                await asyncio.sleep(0)
         self.cut()
         await eventually(lambda: not self._writers)
 

@@ -132,14 +132,25 @@ async def test_a_server_that_is_not_who_it_should_be_is_not_there(
 async def test_a_taken_port_is_an_error(api: Any) -> None:
     """The message names the address."""
     settings = Settings("n1", Credentials(f"http://127.0.0.1:{api.port}"), listen=f"127.0.0.1:{api.port}")
-    with pytest.raises(ListenError, match=str(api.port)):
+    with pytest.raises(ListenError, match=f"^cannot listen on 127.0.0.1:{api.port}: Address already in use$"):
         await serve(settings, asyncio.Event())
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--node-name=n", "--kubeconfig=/does/not/exist"], "/does/not/exist"),
+        (["--node-name=n", "--kubeconfig=/does/not/exist"], "error: --kubeconfig /does/not/exist: No such file"),
+        (["--node-name=n", "--server=https://127.0.0.1:1", "--cache=kubletx"], "--cache 'kubletx': the presets are"),
+        (
+            [
+                "--node-name=n",
+                "--server=https://127.0.0.1:1",
+                "--tls-listen=127.0.0.1:0",
+                "--tls-cert-file=/no/tls.crt",
+                "--tls-private-key-file=/no/tls.key",
+            ],
+            "error: /no/tls.crt: No such file or directory",
+        ),
         (["--node-name=n", "--server=https://127.0.0.1:1", "--listen=0.0.0.0:1"], "not loopback"),
         (["--node-name=n", "--server=http://192.0.2.1"], "loopback only"),
         (["--node-name=n", "--tls-listen=127.0.0.1:1"], "--tls-cert-file"),

@@ -28,9 +28,9 @@ async def test_metrics_are_prometheus_text(site: Any, objects: Any) -> None:
     """Counters and gauges can be scraped."""
     await site.names(objects.slices)
     _, headers, body = await site.request("GET", "/sitegrid/metrics")
-    assert headers["content-type"].startswith("text/plain")
+    assert headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert b"# TYPE sitegrid_agent_events_sent_total counter" in body
-    assert b'sitegrid_agent_requests_total{reason="view"} 1' in body
+    assert b'sitegrid_agent_requests_total{route="view"} 1' in body
     assert b"sitegrid_agent_units 2" in body
 
 

@@ -291,11 +291,28 @@ def test_a_full_disk_is_told_once_and_counted_always(
     assert ["can be written again" in record.message for record in caplog.records] == [True]
 
 
-def test_a_document_is_named_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The parts of its name are lines; a log's readers, people and programs, take a line for a message."""
+def test_a_failure_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The parts of a document's name are lines; a log's readers, people and programs, take a line for a message."""
     (tmp_path / "file").touch()
     Directory(tmp_path / "file").write(Document("/api/v1/services\nkey=value\n\n", [], "1"))
-    assert "snapshot /api/v1/services key=value cannot be written" in caplog.text
+    assert [str(tmp_path / "file") in record.message for record in caplog.records] == [True]
+    assert "\n" not in caplog.records[0].message
+
+
+def test_a_full_disk_is_told_once_for_all_documents(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node has dozens of documents, and one disk: one line when it fills up, one when all is written."""
+    directory = Directory(path)
+    with monkeypatch.context() as patch:
+        for document in (NEW, OTHER):
+            system = System(patch)
+            system.error, system.fail_at = OSError(errno.ENOSPC, "No space left on device"), 3
+            assert not directory.write(document)
+    assert directory.write(OTHER)
+    assert [str(path) in record.message for record in caplog.records] == [True]
+    assert directory.write(NEW)
+    assert [record.message for record in caplog.records][1:] == [f"snapshots in {path} can be written again"]
 
 
 def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:

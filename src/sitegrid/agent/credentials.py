@@ -130,7 +130,8 @@ class Credentials:
                 with _as_file(self._certificate) as certificate, _as_file(self._key) as key:
                     context.load_cert_chain(certificate.name, key.name)
         except (ssl.SSLError, UnicodeDecodeError, OSError) as error:
-            raise CredentialsError(f"certificates cannot be used: {error}") from error
+            files = ", ".join(each.path for each in (self._ca, self._certificate, self._key) if each.path)
+            raise CredentialsError(f"certificates cannot be used ({files or 'inline'}): {error}") from error
         return context
 
 
@@ -188,8 +189,10 @@ def from_kubeconfig(path: str) -> Credentials:
     """Return the current context of the kubeconfig at `path`, which must be written as JSON."""
     try:
         text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CredentialsError(f"{path}: {error}") from error
+    except OSError as error:
+        raise CredentialsError(f"--kubeconfig {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CredentialsError(f"--kubeconfig {path} is not text") from error
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -202,8 +205,10 @@ def from_kubeconfig(path: str) -> Credentials:
         cluster = _named(config, "clusters", context["cluster"])["cluster"]
         user = _named(config, "users", context["user"])["user"]
         return _from_parts(path, cluster, user)
-    except (KeyError, TypeError) as error:
-        raise CredentialsError(f"{path}: {error} is missing or not what a kubeconfig has there") from error
+    except KeyError as error:
+        raise CredentialsError(f"{path} has no {error.args[0]}") from error
+    except (TypeError, AttributeError) as error:
+        raise CredentialsError(f"{path} is not a kubeconfig") from error
 
 
 def _named(config: dict[str, Any], section: str, name: str) -> dict[str, Any]:

@@ -10,13 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+_LABELS: Final = {
+    "upstream_failures_total": "reason",
+    "requests_total": "route",
+    "refused_total": "code",
+    "snapshot_failures_total": "reason",
+}
+"""What the label of each series is called, where a name has several."""
+CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
+
 _HELP: Final = {
     "upstream_bytes_total": "Bytes read from the API server for the agent's own watches and lists.",
     "upstream_events_total": "Watch events read from the API server.",
     "upstream_failures_total": "Watches and lists that ended in an error, by reason.",
     "relists_total": "Full lists after the first one of each source.",
     "undecodable_total": "Objects or events from the API server that could not be understood and were not shown.",
-    "requests_total": "Requests of clients, by how they were answered.",
+    "requests_total": "Requests of clients, by what was done with them: view, object, own, pass, replace or refused.",
     "without_credentials_total": "Requests passed through without credentials (client-go sends none to http://).",
     "refused_total": "Requests refused because the answer could not be given exactly, by status code.",
     "slow_clients_total": "Watches cut off because the client did not keep up.",
@@ -65,11 +74,12 @@ class Metrics:
         for name, text in _HELP.items():
             kind = "counter" if name.endswith("_total") else "gauge"
             lines += [f"# HELP sitegrid_agent_{name} {text}", f"# TYPE sitegrid_agent_{name} {kind}"]
-            series = sorted((label, amount) for (known, label), amount in self._values.items() if known == name)
-            for label, amount in series or [("", 0.0)]:
-                lines.append(
-                    f'sitegrid_agent_{name}{{reason="{label}"}} {amount:.15g}'
-                    if label
-                    else f"sitegrid_agent_{name} {amount:.15g}"
-                )
+            if name in _LABELS:
+                # A series begins with its first event, as Prometheus' own libraries have it.
+                series = sorted((label, amount) for (known, label), amount in self._values.items() if known == name)
+                lines += [
+                    f'sitegrid_agent_{name}{{{_LABELS[name]}="{label}"}} {value:.15g}' for label, value in series
+                ]
+            else:
+                lines.append(f"sitegrid_agent_{name} {self.get(name):.15g}")
         return "\n".join(lines).encode() + b"\n"

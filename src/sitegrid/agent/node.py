@@ -9,12 +9,15 @@ Invariant I1: `units` (and `keys`) hold the ids of the node's current labels and
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from sitegrid.agent.source import Source, SourceKey
 from sitegrid.wire.codec import PROTOBUF, Item
 from sitegrid.wire.labels import label_value, unit_id
 from sitegrid.wire.resources import NODES
+
+_log = logging.getLogger(__name__)
 
 
 def node_source_key(name: str) -> SourceKey:
@@ -31,6 +34,7 @@ class NodeUnits:
         self.units: frozenset[str] = frozenset()
         self.keys: frozenset[str] = frozenset()
         """The unique keys of `units`, as they stand in labels."""
+        self._exists: bool | None = None
         self._source = source
         self._changed = changed
         source.listeners.append(self)
@@ -43,10 +47,22 @@ class NodeUnits:
         """The node source may have synced."""
         self._update()
 
+    def _tell_whether_it_exists(self, exists: bool) -> None:
+        if exists is self._exists or (exists and self._exists is None):
+            pass
+        elif exists:
+            _log.warning("node %s exists now", self.name)
+        else:
+            _log.warning(
+                "there is no node %s: nothing of any grid is shown until there is; is --node-name right?", self.name
+            )
+        self._exists = exists
+
     def _update(self) -> None:
         if not self._source.synced:
             return
         node = self._source.objects.get(self.name)
+        self._tell_whether_it_exists(node is not None)
         labels = self._source.key.codec.labels(node) if node is not None else {}
         # The empty value is no unit (a NodeUnit is all nodes with the same non-empty value).
         units = frozenset(unit_id(key, value) for key, value in labels.items() if value)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import ssl
 from dataclasses import dataclass
@@ -72,8 +73,13 @@ class _ServerCertificate:
         try:
             version = Path(self._certificate).stat().st_mtime_ns
             self.context.load_cert_chain(self._certificate, self._key)
-        except (OSError, ssl.SSLError) as error:
-            raise ListenError(f"{self._certificate}, {self._key}: {error}") from error
+        except ssl.SSLError as error:
+            raise ListenError(
+                f"--tls-cert-file {self._certificate} and --tls-private-key-file {self._key} are not a certificate "
+                f"and its key in PEM: {error.reason or error}"
+            ) from error
+        except OSError as error:
+            raise ListenError(f"{error.filename or self._certificate}: {error.strerror}") from error
         return version
 
     async def follow(self) -> None:
@@ -129,7 +135,14 @@ async def serve(settings: Settings, stop: asyncio.Event, listening: asyncio.Futu
         ):
             listeners.append(await _listen(server, host, port, context))
         ports = [listener.sockets[0].getsockname()[1] for listener in listeners]
-        _log.info("serving node %s on ports %s", settings.node_name, ports)
+        _log.info(
+            "serving node %s on %s; API server %s; data directory %s; kept reads of %s",
+            settings.node_name,
+            " and ".join(f"{host}:{port}" for (host, _), port in zip(binds, ports, strict=True)),
+            settings.credentials.host_header,
+            settings.data_dir or "none, so a restart without the API server begins with nothing",
+            settings.cache or "nobody",
+        )
         if listening is not None:
             listening.set_result(ports)
         # What is loaded now stays: the collector need not look at it again.
@@ -141,6 +154,7 @@ async def serve(settings: Settings, stop: asyncio.Event, listening: asyncio.Futu
             # A source that ended would leave its clients with what they have for ever (I6): a new process lists anew.
             _log.critical("a fault of the agent's own, which ends it", exc_info=hub.broken.exception())
             raise AgentBroken("a fault of the agent's own ended it, see its log; it has to be started again")
+        _log.info("ending, as told")
     finally:
         for listener in listeners:
             listener.close()
@@ -158,7 +172,9 @@ async def _listen(server: Server, host: str, port: int, context: ssl.SSLContext 
     try:
         return await server.listen(host, port, context)
     except OSError as error:
-        raise ListenError(f"{host}:{port}: {error.strerror or error}") from error
+        # asyncio's own text tells the address once more.
+        why = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
+        raise ListenError(f"cannot listen on {host}:{port}: {why}") from error
 
 
 async def serve_until_signalled(settings: Settings) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 from sitegrid.agent.gate import Kind, Route, decide
 from sitegrid.agent.http import Connection, Disconnected, Request
 from sitegrid.agent.hub import Hub, TooManyViews
-from sitegrid.agent.metrics import Metrics
+from sitegrid.agent.metrics import CONTENT_TYPE, Metrics
 from sitegrid.agent.negotiate import NOT_ACCEPTABLE, negotiate
 from sitegrid.agent.objects import get_object, refuse_a_grids
 from sitegrid.agent.options import ListOptions, OptionsError, list_options, parse_query
@@ -177,7 +177,7 @@ class Server:
             known = self._hub.node.known
             await connection.respond(200 if known else 503, text, b"ok\n" if known else UNREADY.encode() + b"\n")
         elif path == "/sitegrid/metrics":
-            await connection.respond(200, text, self._metrics.render())
+            await connection.respond(200, [(b"content-type", CONTENT_TYPE)], self._metrics.render())
         else:
             raise Answer(Status(404, "the agent's pages are healthz, readyz and metrics"))
 

@@ -197,7 +197,7 @@ class Source:
                 _log.error("%s: %s; listing anew", self.key.resource.plural, error)
             except (UpstreamError, OSError, ssl.SSLError, zlib.error) as error:
                 self._fail("unreachable")
-                _log.info("%s: %s; trying again", self.key.resource.plural, error)
+                _log.debug("%s: %s; trying again", self.key.resource.plural, error)
                 self.wan_lost()
             await self._upstream.wan.pause(random.uniform(self._pause / 2, self._pause))
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)

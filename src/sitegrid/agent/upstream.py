@@ -16,12 +16,14 @@ Invariant: the agent's account is used only where `as_agent` is said. Held by ``
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import random
 import socket
 import ssl
 import weakref
 from asyncio import sslproto
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, TypeVar
 
 import httptools
@@ -30,6 +32,8 @@ from sitegrid.agent.credentials import HTTP2, Credentials, CredentialsError
 from sitegrid.agent.multiplex import Link
 from sitegrid.agent.reply import MAX_HEADERS, Reply, UpstreamError
 from sitegrid.agent.wan import Wan
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -55,6 +59,8 @@ class Upstream:
     def __init__(self, credentials: Credentials) -> None:
         self.credentials = credentials
         self.wan = Wan()
+        self._unusable: dict[str, str] = {}
+        """Which parts of the configuration could not be used at the last try, and why."""
         self._probe: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._dialed: dict[ssl.SSLContext, asyncio.Task[Link | None]] = {}
@@ -78,7 +84,7 @@ class Upstream:
 
     def _give_up(self) -> None:
         if not self.wan.up:
-            self.wan.lost("it has not answered yet")
+            self.wan.lost(next(iter(self._unusable.values()), "it has not answered yet"), guessed=True)
 
     async def open(self, method: str, target: str, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> Exchange:
         """Connect and send a request head; Host (and, `as_agent`, the token) are added. Raises `UpstreamError`."""
@@ -101,17 +107,29 @@ class Upstream:
         return link.open([(n.encode("latin-1"), v.encode("latin-1"), n != ":path") for n, v in fields])
 
     def _with_token(self, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> list[tuple[str, str]]:
-        try:
-            token = self.credentials.token() if as_agent else ""
-        except CredentialsError as error:
-            raise UpstreamError(str(error)) from error
+        token = self._own("token", self.credentials.token) if as_agent else ""
         return [*([("Authorization", f"Bearer {token}")] if token else []), *headers]
 
     def _context(self, *, as_agent: bool, multiplexed: bool = False) -> ssl.SSLContext | None:
+        return self._own(
+            "own certificates" if as_agent else "certificates",
+            lambda: self.credentials.context(as_agent=as_agent, multiplexed=multiplexed),
+        )
+
+    def _own(self, part: str, get: Callable[[], T]) -> T:
+        """Return a part of the configuration. That it cannot be used, who runs the agent is told once.
+
+        Raises `UpstreamError`.
+        """
         try:
-            return self.credentials.context(as_agent=as_agent, multiplexed=multiplexed)
+            found = get()
         except CredentialsError as error:
-            raise UpstreamError(str(error)) from error
+            if self._unusable.get(part) != str(error):
+                self._unusable[part] = str(error)
+                _log.error("the API server cannot be asked: %s", error)
+            raise UpstreamError(f"the API server cannot be asked: {error}") from error
+        self._unusable.pop(part, None)
+        return found
 
     async def _exchange(
         self, method: str, target: str, headers: list[tuple[str, str]], limit: float, *, as_agent: bool
@@ -184,8 +202,7 @@ class Upstream:
             async with asyncio.timeout(limit):
                 result = await connecting
         except OSError as error:
-            # TimeoutError is one of them, and has no text.
-            self.wan.lost(str(error) or "it did not answer in time")
+            self.wan.lost(_why(error))
             self._look()
             raise UpstreamError(f"the API server cannot be reached: {self.wan.reason}") from error
         self.wan.reached(loop.time() - begin)
@@ -225,6 +242,18 @@ class Upstream:
             raise UpstreamError("the API server fell silent") from None
         # A connection takes three times as long to make.
         self.wan.reached(3 * (asyncio.get_running_loop().time() - begin))
+
+
+def _why(error: OSError) -> str:
+    """Return in plain words why there is no connection."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not to be trusted: {error.verify_message}"
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    if isinstance(error, ssl.SSLError) or error.errno is None:
+        return str(error)
+    # asyncio's own text repeats the address; look-ups of names have numbers of their own.
+    return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
 
 
 def _is_good(dialing: asyncio.Task[Link | None]) -> bool:

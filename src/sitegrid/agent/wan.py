@@ -36,6 +36,7 @@ class Wan:
         """Seconds that a client's connection may take: four times the last one's, which slow links need."""
         self.listeners: list[Callable[[], None]] = []
         self._back = asyncio.Event()
+        self._guessed = False
 
     def reached(self, seconds: float) -> None:
         """Hear that a connection was made in `seconds`."""
@@ -47,11 +48,12 @@ class Wan:
         if changed:
             self._tell()
 
-    def lost(self, reason: str) -> None:
-        """Hear that no connection could be made."""
-        self.reason = reason
-        if not self.down:
+    def lost(self, reason: str, *, guessed: bool = False) -> None:
+        """Hear that no connection could be made; a reason that is `guessed` gives way to the first that is known."""
+        if not self.down or (self._guessed and not guessed):
             _log.warning("the API server cannot be reached: %s", reason)
+            self._guessed = guessed
+        self.reason = reason
         changed, self.up, self.down = not self.down, False, True
         self._back.clear()
         if changed:

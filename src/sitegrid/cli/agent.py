@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from sitegrid.cli.errors import CommandError
+from sitegrid.cli.logs import log_to_stderr
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -25,17 +26,28 @@ def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--node-name",
         default=os.environ.get("NODE_NAME", ""),
+        metavar="NAME",
         help="the node's name (default: $NODE_NAME)",
     )
-    parser.add_argument("--kubeconfig", help="kubeconfig written as JSON (default: the Pod's service account)")
     parser.add_argument(
-        "--server", default="", help="API server's https:// address, in place of the Pod's environment"
+        "--kubeconfig", metavar="FILE", help="kubeconfig written as JSON (default: the Pod's service account)"
     )
     parser.add_argument(
-        "--token-file", default="", help="file with the agent's bearer token, read again when it changes"
+        "--server", default="", metavar="URL", help="API server's https:// address, in place of the Pod's environment"
     )
-    parser.add_argument("--ca-file", default="", help="certificate authority of the API server")
-    parser.add_argument("--listen", default="127.0.0.1:10351", metavar="HOST:PORT", help="default: %(default)s")
+    parser.add_argument(
+        "--token-file",
+        default="",
+        metavar="FILE",
+        help="file with the agent's bearer token, read again when it changes",
+    )
+    parser.add_argument("--ca-file", default="", metavar="FILE", help="certificate authority of the API server")
+    parser.add_argument(
+        "--listen",
+        default="127.0.0.1:10351",
+        metavar="HOST:PORT",
+        help="listen here, without TLS (default: %(default)s)",
+    )
     parser.add_argument(
         "--tls-listen",
         default="",
@@ -43,9 +55,9 @@ def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
         help="listen with TLS as well; kube-proxy and CoreDNS need it, since client-go sends no token to http://",
     )
     parser.add_argument(
-        "--tls-cert-file", default="", help="certificate for --tls-listen, read again when it changes"
+        "--tls-cert-file", default="", metavar="FILE", help="certificate for --tls-listen, read again when it changes"
     )
-    parser.add_argument("--tls-private-key-file", default="", help="its private key")
+    parser.add_argument("--tls-private-key-file", default="", metavar="FILE", help="its private key")
     parser.add_argument(
         "--data-dir",
         default="",
@@ -69,23 +81,19 @@ def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
         action="store_true",
         help="listen where other machines may reach it; they could read this node's endpoints without credentials",
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what is done, not only what goes wrong")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log every try to reach the API server as well")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run it until it is told to stop."""
     import asyncio
-    import logging
 
     from sitegrid.agent.credentials import CredentialsError, from_kubeconfig, in_cluster
     from sitegrid.agent.reads import ReadsError
     from sitegrid.agent.run import AgentBroken, ListenError, Settings, serve_until_signalled
 
-    logging.basicConfig(
-        level=logging.INFO if args.verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
+    log_to_stderr(verbose=args.verbose)
     if not args.node_name:
         raise CommandError("the node's name is missing: give --node-name or set NODE_NAME", 2)
     if args.tls_listen and not (args.tls_cert_file and args.tls_private_key_file):
@@ -108,6 +116,8 @@ def run(args: argparse.Namespace) -> int:
             cache_secrets=args.cache_secrets,
         )
         asyncio.run(serve_until_signalled(settings))
-    except (AgentBroken, CredentialsError, ListenError, ReadsError) as error:
+    except ReadsError as error:
+        raise CommandError(f"--cache {error}", 2) from error
+    except (AgentBroken, CredentialsError, ListenError) as error:
         raise CommandError(str(error)) from error
     return 0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import socket
-import sys
 from typing import TYPE_CHECKING
 
 from sitegrid.cli.cluster import add_cluster_options, cluster_config
 from sitegrid.cli.errors import CommandError
+from sitegrid.cli.logs import log_to_stderr
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -60,12 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
     from sitegrid.controller import process
 
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if args.verbose else logging.INFO,
-        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
-    )
-    logging.getLogger("asyncio").setLevel(logging.INFO)
+    log_to_stderr(verbose=args.verbose)
     settings = process.Settings(
         identity=args.identity or f"{socket.gethostname()}_{os.getpid()}",
         leader_elect=args.leader_elect,

@@ -4,7 +4,7 @@ A document is written to a new file beside the old one, which is synced, renamed
 a power cut or kill -9 at any instant leaves the old content or the new one. A file that cannot be understood
 costs that document and no other: it is counted and logged, and stays for a look until its document is
 written again or `retain` sweeps. A disk that is full or read-only is counted at every attempt and logged when it
-starts and when it ends; the last content stays.
+starts and when it ends, once for all documents; the last content stays.
 
 Nothing here raises because of the disk. Files are 0600 and the directory 0700: they may hold secrets. Files of other
 names are never touched. Called by the agent's start (`load`, `retain`) and by `snapshotter`, in any thread. Held by
@@ -62,7 +62,7 @@ class Directory:
         self.max_bytes = max_bytes
         self._count = count
         self._lock = threading.Lock()
-        # Document name → how its last change failed: what has been logged is not logged again.
+        # Document name → how its last change failed: what has been logged is not logged again for another one.
         self._failures: dict[str, str] = {}
 
     def load(self) -> Iterator[Document]:
@@ -75,7 +75,7 @@ class Directory:
         except FileNotFoundError:
             return
         except OSError as error:
-            self._lost(self.path.name, "unreadable", error)
+            self._lost("", "unreadable", error)
             return
         try:
             yield from self._load(directory)
@@ -149,7 +149,7 @@ class Directory:
         try:
             names = sorted(os.listdir(directory))
         except OSError as error:
-            self._lost(self.path.name, "unreadable", error)
+            self._lost("", "unreadable", error)
             return
         budget = self.max_bytes
         for name in names:
@@ -178,7 +178,8 @@ class Directory:
 
     def _lost(self, name: str, reason: str, error: Exception) -> None:
         self._count(reason)
-        _log.error("snapshot %s is not used: %s", self._one_line(name), error)
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        _log.error("%s is not used: %s", self.path / name, why)
 
     def _change(self, name: str, change: Callable[[int], None]) -> bool:
         """Run `change` on the open directory, one at a time: the last one called is the last on the disk."""
@@ -194,8 +195,8 @@ class Directory:
             except OSError as error:
                 self._failed(name, "unwritable", error.strerror or str(error))
             else:
-                if self._failures.pop(name, None) is not None:
-                    _log.warning("snapshot %s can be written again", self._one_line(name))
+                if self._failures.pop(name, None) is not None and not self._failures:
+                    _log.warning("snapshots in %s can be written again", self.path)
                 return True
         return False
 
@@ -203,13 +204,10 @@ class Directory:
         self._count(reason)
         # The message of a document that is too large names a size that differs every time.
         state = reason if reason == "too large" else message
-        if self._failures.get(name) != state:
-            self._failures[name] = state
-            _log.error("snapshot %s cannot be written, its last content stays: %s", self._one_line(name), message)
-
-    def _one_line(self, name: str) -> str:
-        """Return what a log calls the document `name`, whose parts are lines, or the directory itself."""
-        return " ".join(name.split()) or self.path.name
+        told = state in self._failures.values()
+        self._failures[name] = state
+        if not told:
+            _log.error("snapshots in %s cannot be written, the last ones stay: %s", self.path, message)
 
     def _open(self) -> int:
         """Return the directory's file descriptor, after making the directory or closing it to others."""

@@ -1,0 +1,66 @@
+"""The pages name what there is, and all of it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sitegrid.agent.metrics import Metrics
+from sitegrid.cli.main import build_parser
+
+_ROOT = Path(__file__).parents[2]
+_PAGES = [_ROOT / "README.md", _ROOT / "README.zh-CN.md", *sorted((_ROOT / "docs").glob("*.md"))]
+
+
+def _section(page: str, title: str) -> str:
+    """Return a section of a page, up to the next one."""
+    text = (_ROOT / "docs" / page).read_text(encoding="utf-8")
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def _subcommand(*words: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = build_parser()
+    for word in words:
+        places = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
+        parser = places[0][word]
+    return parser
+
+
+def _commands() -> Iterator[tuple[str, str]]:
+    """Yield each command of ours in the pages' examples."""
+    for page in _PAGES:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            found = re.search(r"^\$ .*?(?:\$\()?(?:\.venv/bin/|kubectl (?=grid))?(sitegrid|grid) ([^#|)]*)", line)
+            if found:
+                yield page.name, found[2].strip()
+
+
+@pytest.mark.parametrize(("page", "command"), [*_commands()])
+def test_every_command_of_the_pages_is_understood(page: str, command: str) -> None:
+    """What a reader copies is not refused."""
+    build_parser().parse_args(shlex.split(command))
+
+
+def test_the_agents_options_are_described() -> None:
+    """docs/agent.md has every option of `sitegrid agent`, and none that there is not."""
+    options = {word for action in _subcommand("agent")._actions for word in action.option_strings}
+    described = set(re.findall(r"(?<![\w-])(--?[a-z][a-z-]*)", _section("agent.md", "Options")))
+    assert described - {"--raw", "--minify", "--flatten", "-o"} == options - {"-h", "--help"}
+
+
+def test_the_agents_metrics_are_described() -> None:
+    """docs/agent.md has every metric of the agent, and none that there is not."""
+    shown = set(re.findall(r"# TYPE sitegrid_agent_(\w+) ", Metrics().render().decode()))
+    rows = [row.split("|")[1] for row in _section("agent.md", "Metrics").splitlines() if row.startswith("| `")]
+    assert {name for row in rows[1:] for name in re.findall(r"`(\w+)", row)} == shown
+
+
+def test_the_labs_verbs_are_described() -> None:
+    """docs/lab.md has every verb of `sitegrid lab`, and none that there is not."""
+    verbs = next(action.choices for action in _subcommand("lab")._actions if isinstance(action.choices, dict))
+    assert set(re.findall(r"`lab (\w+)", _section("lab.md", "Commands"))) == set(verbs)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ from typing import Final
 from sitegrid.kube.client import Client
 from sitegrid.kube.config import load_config
 from sitegrid.kube.resources import NODES
+from sitegrid.lab.interruption import interrupt_on
 from sitegrid.lab.lab import Lab
 from sitegrid.lab.sites import Node, Sites
 
@@ -80,6 +82,7 @@ async def measure(lab: Lab, seconds: float) -> tuple[Counter[str], int]:
 
 def main() -> int:
     """Run it; the exit code is 1 where anything was written."""
+    interrupt_on(signal.SIGTERM)
     seconds = float(os.environ.get("SITEGRID_IDLE_SECONDS", "300"))
     nodes = tuple(Node(f"n{i}", {"zone": f"site{i // 2}", "rack": f"r{i % 4}"}) for i in range(16))
     with Lab("bench-idle") as lab:

@@ -8,19 +8,27 @@ the tests with the sentence that says what it lacks.
 from __future__ import annotations
 
 import os
+import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from sitegrid.lab.binaries import ensure_binaries
 from sitegrid.lab.errors import LabError
+from sitegrid.lab.interruption import interrupt_on
 from sitegrid.lab.lab import Lab
 
 _LAB_FIXTURES = {"lab", "new_lab"}
 _failure = pytest.StashKey[str]()
+_built = pytest.StashKey[Mapping[str, Path]]()
+
+
+def pytest_configure() -> None:
+    """End all that tests have started also where SIGTERM ends the run; pytest knows Ctrl-C only."""
+    interrupt_on(signal.SIGTERM)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -34,29 +42,22 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly or not any(item.get_closest_marker("cluster") for item in session.items):
         return
     try:
-        programs = ensure_binaries(progress=_say)
+        session.config.stash[_built] = ensure_binaries(progress=_say)
     except LabError as error:
         session.config.stash[_failure] = str(error)
-    else:
-        _offer(session.config, programs)
 
 
-def _offer(config: pytest.Config, programs: Mapping[str, Path]) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Put links to all programs into one folder and name it, for tests that run single parts of the control plane."""
-    folder = tempfile.TemporaryDirectory(prefix="sitegrid-programs-")
-    for name, path in programs.items():
-        (Path(folder.name) / name).symlink_to(path)
-    previous = os.environ.get("KUBEBUILDER_ASSETS")
-    os.environ["KUBEBUILDER_ASSETS"] = folder.name
-
-    def withdraw() -> None:
-        if previous is None:
-            del os.environ["KUBEBUILDER_ASSETS"]
-        else:
-            os.environ["KUBEBUILDER_ASSETS"] = previous
-        folder.cleanup()
-
-    config.add_cleanup(withdraw)
+    programs = request.config.stash.get(_built, None)
+    with pytest.MonkeyPatch.context() as patch:
+        if programs is not None:
+            folder = tmp_path_factory.mktemp("programs")
+            for name, path in programs.items():
+                (folder / name).symlink_to(path)
+            patch.setenv("KUBEBUILDER_ASSETS", str(folder))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -73,15 +74,8 @@ def new_lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable
     failure = request.config.stash.get(_failure, None)
     if failure is not None:
         pytest.fail(failure, pytrace=False)
-    labs: list[Lab] = []
-
-    def make(name: str = "own") -> Lab:
-        labs.append(Lab(name, directory=tmp_path / "labs"))
-        return labs[-1]
-
-    yield make
-    for lab in labs:
-        lab.down()
+    with ExitStack() as labs:
+        yield lambda name="own": labs.enter_context(Lab(name, directory=tmp_path / "labs"))
 
 
 def _up(request: pytest.FixtureRequest, lab: Lab) -> None:

@@ -7,8 +7,6 @@ import asyncio
 import signal
 import sys
 import time
-from types import FrameType
-from typing import NoReturn
 
 from benchmarks.agent.figures import report
 from benchmarks.agent.measure import Measurement
@@ -17,6 +15,7 @@ from benchmarks.agent.world import Scale
 from benchmarks.report import Report, add_output_argument, publish
 from sitegrid.kube.errors import ApiError, Unreachable
 from sitegrid.lab.errors import LabError
+from sitegrid.lab.interruption import interrupt_on
 
 
 async def measure(scale: Scale, name: str = "bench-agent") -> Report:
@@ -37,18 +36,13 @@ async def measure(scale: Scale, name: str = "bench-agent") -> Report:
 def run(scale: Scale) -> Report:
     """Run `measure` so that Ctrl-C and SIGTERM end it, and its lab, at once wherever it is."""
     # asyncio's own handler would wait for calls that block; one that it does not know makes it leave signals alone.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    interrupt_on(signal.SIGINT, signal.SIGTERM)
     try:
         return asyncio.run(measure(scale))
     except (ApiError, LabError, StageError, Unreachable) as error:
         raise SystemExit(f"benchmarks.agent: {error}") from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def main() -> int:

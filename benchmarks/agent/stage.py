@@ -181,8 +181,8 @@ class Stage:
 
     async def __aenter__(self) -> Stage:
         try:
+            self._closing.enter_context(self._lab)
             self._lab.up(self._sites, controller=False, progress=self._progress)
-            self._closing.callback(self._lab.down)
             self._silence()
             for node in (STOCK, self._own_node):
                 inside = Inside(self._lab, node)

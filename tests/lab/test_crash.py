@@ -103,8 +103,9 @@ def test_two_labs_do_not_meet(new_lab: NewLab) -> None:
     assert second.kubectl("get", "nodes", "-o", "name").stdout == "node/a\n"
 
 
-def test_interrupted_up_leaves_nothing(tmp_path: Path, until: Until) -> None:
-    """Ctrl-C while it starts: exit code 130, no process, no directory."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_interrupted_up_leaves_nothing(tmp_path: Path, until: Until, number: signal.Signals) -> None:
+    """Ctrl-C or SIGTERM while it starts: exit code 130, no process, no directory."""
     environment = {**os.environ, "SITEGRID_LAB_DIR": str(tmp_path)}
     argv = [sys.executable, "-m", "sitegrid", "lab", "up", "--name", "cut", "--no-controller", "--no-agents"]
     process = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -114,7 +115,7 @@ def test_interrupted_up_leaves_nothing(tmp_path: Path, until: Until) -> None:
             break
     lab = Lab("cut", directory=tmp_path)
     until(lambda: len(_processes_of(lab)) >= 4, "parts of the lab run")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert _processes_of(lab) == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 from typing import TYPE_CHECKING
 
 from sitegrid.cli.errors import CommandError
@@ -32,23 +34,24 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo."""
     from sitegrid.lab.clients import ClientsError
     from sitegrid.lab.demo import Demo, DemoError
+    from sitegrid.lab.interruption import interrupt_on
     from sitegrid.lab.lab import Lab, LabError
 
     def say(line: str) -> None:
         print(line, flush=True)
 
+    interrupt_on(signal.SIGTERM)
     try:
         lab = Lab(args.name)
     except LabError as error:
         raise CommandError(str(error)) from error
     try:
-        held = Demo(lab, say).run()
+        with contextlib.nullcontext() if args.keep else lab:
+            held = Demo(lab, say).run()
     except (ClientsError, DemoError, LabError) as error:
         raise CommandError(str(error)) from error
     finally:
         if args.keep:
             say(f"\nThe lab goes on. export KUBECONFIG=$(sitegrid lab kubeconfig --name {args.name})")
             say(f"End it with: sitegrid lab down --name {args.name}")
-        else:
-            lab.down()
     return 0 if held else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -110,8 +111,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _up(lab: Lab, args: argparse.Namespace) -> None:
+    from sitegrid.lab.interruption import interrupt_on
     from sitegrid.lab.sites import load_sites
 
+    interrupt_on(signal.SIGTERM)
     sites = load_sites(args.sites) if args.sites else None
     started = time.monotonic()
     lab.up(sites, controller=not args.no_controller, agents=not args.no_agents, progress=_say)
@@ -162,8 +165,6 @@ def _wan(lab: Lab, args: argparse.Namespace) -> None:
 def _exec(argv: list[str]) -> int:
     """Run `argv` with this terminal; its exit code, 128 + N where signal N ended it, is ours."""
     # The terminal's Ctrl-C goes to the command as well; it decides.
-    import signal
-
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         code = subprocess.run(

@@ -2,8 +2,9 @@
 
 `up` starts one supervisor in fresh namespaces and waits for it; everything else talks to that supervisor's control
 socket or enters its namespaces. Invariant: when `up` fails, is interrupted, or the supervisor dies in any way,
-nothing is left but at most a state directory, which the next `up` or `down` clears. Held by
-``tests/lab/test_lab.py``, ``test_crash.py``.
+nothing is left but at most a state directory, which the next `up` or `down` clears. Used in a ``with`` statement a
+lab also ends with the process that started it, however that ends. Held by ``tests/lab/test_lab.py``,
+``tests/lab/test_crash.py`` and ``tests/lab/test_ended_run.py``.
 """
 
 from __future__ import annotations
@@ -93,14 +94,19 @@ def _quiet(text: str) -> None:
 
 
 class Lab:
-    """The lab `name`, running or not, with its state below `directory` (default: the user's state directory)."""
+    """The lab `name`, running or not, with its state below `directory` (default: the user's state directory).
+
+    In a ``with`` statement it ends with the block, or with this process where that does not get to the block's end.
+    """
 
     def __init__(self, name: str = DEFAULT_NAME, *, directory: Path | None = None) -> None:
         self.name = name
         self.layout = Layout.of(name, directory)
         self._process: subprocess.Popen[bytes] | None = None
+        self._attached = False
 
     def __enter__(self) -> Lab:
+        self._attached = True
         return self
 
     def __exit__(
@@ -146,8 +152,12 @@ class Lab:
                     environment=_environment(self.layout.root),
                 )
                 config.write(self.layout.config)
-                self._process = _start_supervisor(config, self.layout, listener.fileno(), lock)
+                self._process = _start_supervisor(
+                    config, self.layout, listener.fileno(), lock, attached=self._attached
+                )
             self._follow(self._process, progress)
+            if not self._attached and self._process.stdout is not None:
+                self._process.stdout.close()
         except BaseException as error:
             self._abort()
             if not isinstance(error, LabError) or not any(self.layout.logs.glob("*")):
@@ -317,6 +327,8 @@ class Lab:
         """Take the exit of a supervisor that this object has started and that has ended or is about to."""
         if self._process is not None:
             self._process.wait()
+            if self._process.stdout is not None:
+                self._process.stdout.close()
             self._process = None
 
     def _kill(self) -> None:
@@ -326,20 +338,19 @@ class Lab:
     def _follow(self, process: subprocess.Popen[bytes], progress: Callable[[str], None]) -> None:
         """Pass on the supervisor's progress until it is ready; raises `LabError` where it fails."""
         output: IO[bytes] = process.stdout  # type: ignore[assignment]  # it was started with a pipe
-        with output:
-            stray = ""
-            for line in output:
-                try:
-                    message = json.loads(line)
-                except ValueError:
-                    stray = line.decode(errors="replace").strip() or stray
-                    continue
-                if "progress" in message:
-                    progress(message["progress"])
-                elif "error" in message:
-                    raise LabError(message["error"])
-                elif "ready" in message:
-                    return
+        stray = ""
+        for line in output:
+            try:
+                message = json.loads(line)
+            except ValueError:
+                stray = line.decode(errors="replace").strip() or stray
+                continue
+            if "progress" in message:
+                progress(message["progress"])
+            elif "error" in message:
+                raise LabError(message["error"])
+            elif "ready" in message:
+                return
         raise LabError(f"the lab's supervisor ended: {stray or 'without a word'}")
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -366,16 +377,19 @@ class Lab:
         raise LabError(f"no pod {target!r} runs in this lab")
 
 
-def _start_supervisor(config: LabConfig, layout: Layout, listener: int, lock: int) -> subprocess.Popen[bytes]:
+def _start_supervisor(
+    config: LabConfig, layout: Layout, listener: int, lock: int, *, attached: bool
+) -> subprocess.Popen[bytes]:
     """Start the supervisor as process 1 of its own namespaces.
 
     `unshare` stays as its parent and holds the lock as well, so the lock is free only when the kernel has ended
-    everything in the process namespace.
+    everything in the process namespace. While the lab starts, and all the time where it is `attached`, it ends by
+    itself when the returned pipe is closed, which the kernel does for a process that is gone.
     """
     user = ["--user", "--map-root-user"] if config.user_namespace else []
     argv = ["unshare", *user, "--mount", "--net", "--pid", "--mount-proc", "--fork", "--kill-child", "--"]
     argv += [sys.executable, "-m", "sitegrid.lab.supervisor", f"--root={layout.root}"]
-    argv += [f"--listener={listener}", f"--lock={lock}"]
+    argv += [f"--listener={listener}", f"--lock={lock}", *(["--attached"] if attached else [])]
     return subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,

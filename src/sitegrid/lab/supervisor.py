@@ -3,7 +3,8 @@
 It is process 1 of fresh mount, network and process namespaces (and a user namespace when not started by root). All
 that the lab consists of lives in them, so however this process ends, the kernel removes every process, namespace,
 link and mount. It boots the cluster, telling `Lab.up` on its standard output as JSON lines what it does; then it
-answers the control socket until told to end. Held by ``tests/lab/test_crash.py``.
+answers the control socket until told to end. A lab that is attached to the process that started it ends with that.
+Held by ``tests/lab/test_crash.py`` and ``tests/lab/test_ended_run.py``.
 """
 
 from __future__ import annotations
@@ -39,20 +40,22 @@ def main() -> int:
     parser.add_argument("--root", type=Path, required=True, help="the lab's state directory")
     parser.add_argument("--listener", type=int, required=True, help="descriptor of the host's listening socket")
     parser.add_argument("--lock", type=int, required=True, help="descriptor that holds the lab's lock")
+    parser.add_argument("--attached", action="store_true", help="end when nobody reads standard output any more")
     args = parser.parse_args()
     # Not for the lab's processes.
     os.set_inheritable(args.listener, False)
     os.set_inheritable(args.lock, False)
-    return asyncio.run(_run(Layout(args.root), socket.socket(fileno=args.listener)))
+    return asyncio.run(_run(Layout(args.root), socket.socket(fileno=args.listener), attached=args.attached))
 
 
-async def _run(layout: Layout, listener: socket.socket) -> int:
+async def _run(layout: Layout, listener: socket.socket, *, attached: bool) -> int:
     loop = asyncio.get_running_loop()
     end = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end.set)
     # The pipe to `Lab.up` becomes readable only when its other end is closed: nobody waits for this lab any more.
-    loop.add_reader(1, end.set)
+    pipe = os.dup(sys.stdout.fileno())
+    loop.add_reader(pipe, end.set)
     boot = asyncio.create_task(_boot(layout, listener, end))
     ended = asyncio.create_task(end.wait())
     await asyncio.wait([boot, ended], return_when=asyncio.FIRST_COMPLETED)
@@ -64,7 +67,8 @@ async def _run(layout: Layout, listener: socket.socket) -> int:
     except LabError as error:
         _say({"error": str(error)})
         return 1
-    loop.remove_reader(1)
+    if not attached:
+        loop.remove_reader(pipe)
     _say({"ready": True})
     _redirect_output(layout)
     while not end.is_set():

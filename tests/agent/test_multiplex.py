@@ -257,10 +257,7 @@ async def test_a_mute_connection_is_replaced(
     upstream.start()
     with pytest.raises(UpstreamError):
         await reply.head(5)
-    await objects.eventually(lambda: upstream.wan.up)
-    assert server.connections[0].ended
-    # The client's side of a handshake ends first.
-    await objects.eventually(lambda: len(server.connections) > 1)
+    await objects.eventually(lambda: upstream.wan.up and server.connections[0].ended and len(server.connections) > 1)
 
 
 async def test_without_http_2_each_request_has_its_connection(
@@ -305,9 +302,9 @@ async def test_no_session_outlives_the_authority(server: ApiServer, upstream: Up
     assert server.connections[-1].resumed
     server.renew()
     server.publish()
-    with pytest.raises(UpstreamError, match="certificate verify failed"):
+    with pytest.raises(UpstreamError, match="its certificate is not to be trusted"):
         await upstream.open("GET", "/", [], as_agent=False)
-    with pytest.raises(UpstreamError, match="certificate verify failed"):
+    with pytest.raises(UpstreamError, match="its certificate is not to be trusted"):
         await upstream.ask("/", [], as_agent=True)
 
 

@@ -14,7 +14,6 @@ import pytest
 from sitegrid.agent.credentials import Credentials, in_cluster
 from sitegrid.agent.node import NodeUnits
 from sitegrid.agent.run import AgentBroken, ListenError, Settings, parse_listen, serve
-from sitegrid.cli.main import main
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:1", "192.0.2.1:1", "[::]:1", "example.com:1"])
@@ -157,18 +156,28 @@ async def test_a_taken_port_is_an_error(api: Any) -> None:
         (["--node-name="], "--node-name"),
     ],
 )
-def test_the_command_says_what_is_wrong(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_says_what_is_wrong(arguments: list[str], message: str) -> None:
     """Mistakes are one line and a failure, not a trace."""
-    assert main(["agent", *arguments]) != 0
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    argv = [sys.executable, "-m", "sitegrid", "agent", *arguments]
+    failed = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert failed.returncode in (1, 2)
+    assert message in failed.stderr
+    assert failed.stderr.count("\n") == 1
 
 
 def test_the_agent_imports_little() -> None:
-    """Starting the agent loads none of the heavy parts of sitegrid."""
-    code = "import sys, json, sitegrid.agent.run, sitegrid.cli.agent; print(json.dumps(sorted(sys.modules)))"
+    """An agent's process has none of the heavy parts of sitegrid, and of the standard library what it needs."""
+    code = "import sys, json, sitegrid.agent.__main__; print(json.dumps(sorted(sys.modules)))"
     modules = set(json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout))
-    assert not {"aiohttp", "msgspec", "yaml", "prometheus_client", "sitegrid.kube", "sitegrid.grid"} & modules
+    heavy = {"aiohttp", "msgspec", "yaml", "prometheus_client", "sitegrid.kube", "sitegrid.grid", "sitegrid.cli"}
+    unneeded = {"argparse", "dataclasses", "datetime", "ipaddress", "pathlib", "urllib.parse"}
+    assert not (heavy | unneeded) & modules
+
+
+def test_the_working_directory_has_no_say(tmp_path: Path) -> None:
+    """A file there that is called like a module is not what the agent runs."""
+    for name in ("asyncio.py", "httptools.py"):
+        (tmp_path / name).write_text("raise SystemExit('a stranger was run')")
+    argv = [str(Path(sys.executable).with_name("sitegrid")), "agent", "--node-name=n", "--kubeconfig=/does/not/exist"]
+    failed = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "/does/not/exist" in failed.stderr

@@ -119,5 +119,5 @@ def test_the_tls_buffer_is_where_we_think_it_is(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sslproto.SSLProtocol, "max_size", 256 * 1024)
     assert buffer() == 256 * 1024
     limit_tls_buffers()
-    assert buffer() == 32 * 1024
+    assert buffer() == 4 * 1024
     loop.close()

@@ -22,7 +22,7 @@ from sitegrid.wire.labels import (
     UNIT_SERVICE_NAME,
 )
 
-LIMIT = 30 * 1024 * 1024
+LIMIT = 30_000_000
 """Bytes resident with kube-proxy, CoreDNS and the kubelet attached."""
 WATCHES = 9
 """Services, EndpointSlices, the node, ServiceCIDRs by kube-proxy; the first two and namespaces by CoreDNS; the node
@@ -83,13 +83,13 @@ def settled(lab: Lab) -> bool:
     return {f"sitegrid_agent_watchers {WATCHES}", "sitegrid_agent_snapshots_unwritten 0"} <= set(lines)
 
 
-def test_the_agent_stays_below_thirty_mebibytes(new_lab: Callable[[str], Lab]) -> None:
+def test_the_agent_stays_below_thirty_megabytes(new_lab: Callable[[str], Lab]) -> None:
     """Among thousands of other units' slices and other keys' Services, after changes and after a restart."""
     lab = new_lab("memory")
     lab.up(Sites((Node("n1", {"zone": "here"}),)))
     asyncio.run(pad(str(lab.kubeconfig)))
     for what in ("after the changes", "after a restart"):
         assert wait_until(lambda: settled(lab))
-        print(f"agent {what}: {resident(lab) / 1024:.0f} KiB")
+        print(f"agent {what}: {resident(lab) / 1e6:.1f} MB")
         assert resident(lab) <= LIMIT, what
         lab.process("agent@n1", "restart")

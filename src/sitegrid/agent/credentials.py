@@ -2,7 +2,7 @@
 
 Two TLS contexts are made: one with the agent's client certificate for its own requests, one without for requests that
 are passed through, since a certificate would lend the agent's account to every client. Files are read again when they
-change (token and CA rotation). Called by `sitegrid.cli.agent` and `sitegrid.agent.upstream`.
+change (token and CA rotation). Called by `sitegrid.agent.__main__` and `sitegrid.agent.upstream`.
 
 Invariant: the server's certificate is always verified; plain HTTP is accepted to loopback only (tests and stunnels).
 Held by ``tests/agent/test_credentials.py``.
@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 import json
 import os
+import socket
 import ssl
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+
+import httptools
 
 HTTP2: Final = "h2"
 """Its name in TLS (ALPN)."""
 _PADDING: Final = 0x10
 """openssl/ssl.h, SSL_OP_TLSEXT_PADDING: fills each hello up to 512 bytes for the sake of a load balancer of 2014."""
-_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+_LOOPBACK: Final = bytes(15) + b"\x01"
+"""::1"""
 
 
 class CredentialsError(Exception):
@@ -45,7 +47,7 @@ class _Material:
 
     def read(self) -> bytes:
         try:
-            return self.data or Path(self.path).read_bytes()
+            return self.data or _read(self.path)
         except OSError as error:
             raise CredentialsError(f"{self.path}: {error.strerror}") from error
 
@@ -54,7 +56,7 @@ class _Material:
         if not self.path:
             return (0, 0)
         try:
-            stat = Path(self.path).stat()
+            stat = os.stat(self.path)
         except OSError:
             return (0, 0)
         return (stat.st_mtime_ns, stat.st_ino)
@@ -73,15 +75,18 @@ class Credentials:
         token: _Material | None = None,
         server_name: str = "",
     ) -> None:
-        parts = urlsplit(server)
-        if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.username:
+        try:
+            parts = httptools.parse_url(server.encode())
+        except httptools.HttpParserInvalidURLError:
+            parts = None
+        if parts is None or parts.schema not in (b"https", b"http") or parts.query or parts.userinfo:
             raise CredentialsError(f"server {server!r} is not an https:// address")
-        if parts.scheme == "http" and not is_loopback(parts.hostname):
+        self.host = parts.host.decode()
+        self.tls = parts.schema == b"https"
+        if not self.tls and not is_loopback(self.host):
             raise CredentialsError(f"server {server!r}: plain HTTP is accepted to loopback only")
-        if parts.path.rstrip("/"):
+        if (parts.path or b"").rstrip(b"/"):
             raise CredentialsError(f"server {server!r}: a path behind the address is not supported")
-        self.host: str = parts.hostname
-        self.tls = parts.scheme == "https"
         self.port: int = parts.port or (443 if self.tls else 80)
         self.server_name = server_name or self.host
         self._ca = ca or _Material()
@@ -153,6 +158,9 @@ class _ResumingContext(ssl.SSLContext):
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
         """Begin a connection; its session is looked for when the next one begins, since tickets come at any time."""
+        if isinstance(server_hostname, str) and server_hostname.isascii():
+            # Text would be encoded by Python's `idna`, which is half a megabyte of tables.
+            server_hostname = server_hostname.encode()
         former = self._former.session if self._former is not None else None
         if former is not None and former.has_ticket:
             session = former
@@ -180,15 +188,17 @@ def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
+        if ":" in host:
+            return socket.inet_pton(socket.AF_INET6, host) == _LOOPBACK
+        return socket.inet_pton(socket.AF_INET, host)[0] == 127
+    except OSError:
         return False
 
 
 def from_kubeconfig(path: str) -> Credentials:
     """Return the current context of the kubeconfig at `path`, which must be written as JSON."""
     try:
-        text = Path(path).read_text()
+        text = _read(path).decode()
     except OSError as error:
         raise CredentialsError(f"--kubeconfig {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -225,7 +235,7 @@ def _from_parts(path: str, cluster: dict[str, Any], user: dict[str, Any]) -> Cre
     for way in ("exec", "auth-provider", "username"):
         if user.get(way):
             raise CredentialsError(f"{path}: `{way}` is not supported; use a token or a client certificate")
-    file = str(Path(path).parent / user["tokenFile"]) if user.get("tokenFile") else ""
+    file = _beside(path, user["tokenFile"]) if user.get("tokenFile") else ""
     token = _Material(data=user["token"].encode()) if user.get("token") else _Material(path=file)
     return Credentials(
         cluster["server"],
@@ -245,8 +255,17 @@ def _material(path: str, section: dict[str, Any], name: str) -> _Material:
         except (binascii.Error, ValueError) as error:
             raise CredentialsError(f"{path}: {name}-data is not base64") from error
     file = section.get(name, "")
-    # Relative paths are relative to the kubeconfig (client-go tools/clientcmd/loader.go).
-    return _Material(path=str(Path(path).parent / file) if file else "")
+    return _Material(path=_beside(path, file) if file else "")
+
+
+def _beside(path: str, file: str) -> str:
+    """Return `file`, which is relative to the kubeconfig at `path` (client-go tools/clientcmd/loader.go)."""
+    return os.path.join(os.path.dirname(path), file)
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def in_cluster(server: str = "", token_file: str = "", ca_file: str = "") -> Credentials:
@@ -258,6 +277,6 @@ def in_cluster(server: str = "", token_file: str = "", ca_file: str = "") -> Cre
         server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
     return Credentials(
         server,
-        ca=_Material(path=ca_file or str(_ACCOUNT / "ca.crt")),
-        token=_Material(path=token_file or str(_ACCOUNT / "token")),
+        ca=_Material(path=ca_file or f"{_ACCOUNT}/ca.crt"),
+        token=_Material(path=token_file or f"{_ACCOUNT}/token"),
     )

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import os
 import secrets
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from sitegrid.agent.metrics import Metrics
@@ -46,7 +46,7 @@ class _Measured(Directory):
 class Disk:
     """Everything that one agent keeps below `path`; to be made and used in the running loop."""
 
-    def __init__(self, path: Path, metrics: Metrics) -> None:
+    def __init__(self, path: str | os.PathLike[str], metrics: Metrics) -> None:
         loop = asyncio.get_running_loop()
 
         def count(reason: str) -> None:

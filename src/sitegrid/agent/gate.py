@@ -13,8 +13,8 @@ from __future__ import annotations
 import re
 from enum import Enum
 from typing import Final, NamedTuple
-from urllib.parse import unquote_to_bytes
 
+from sitegrid.wire import percent
 from sitegrid.wire.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES, Resource
 
 # A `;` is legal in a path and nothing to Kubernetes, but others cut a segment there.
@@ -119,7 +119,7 @@ def _readings(path: str) -> set[str]:
                 elif segment not in ("", ".", ".."):
                     segments.append(segment)
             readings |= {"/" + "/".join(segments), "/" + "/".join(s for s in text.split("/") if s)}
-        path = unquote_to_bytes(path).decode("latin-1")
+        path = percent.unquote(path).decode("latin-1")
     return readings
 
 

@@ -11,7 +11,6 @@ Invariant I1. Held by ``tests/agent/test_closure.py``, ``tests/agent/test_offlin
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import urlencode
 
 from sitegrid.agent.gate import Route
 from sitegrid.agent.http import Connection, Request
@@ -22,6 +21,7 @@ from sitegrid.agent.reply import UpstreamError
 from sitegrid.agent.serve import UNREADY, Answer
 from sitegrid.agent.upstream import Upstream
 from sitegrid.agent.view import ViewKey
+from sitegrid.wire import percent
 from sitegrid.wire.codec import PROTOBUF, Codec, Item
 from sitegrid.wire.labels import GRID_UNIQ_KEY
 from sitegrid.wire.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES
@@ -77,7 +77,7 @@ async def refuse_a_grids(route: Route, upstream: Upstream, hub: Hub) -> None:
     label that keeps all other kube-proxies away, and the API server connects to any site.
     """
     named = {"fieldSelector": f"metadata.name={route.name}"} if route.name else {}
-    query = urlencode({"labelSelector": GRID_UNIQ_KEY, **named, "limit": "1"})
+    query = percent.query({"labelSelector": GRID_UNIQ_KEY, **named, "limit": "1"})
     accept = f"{PROTOBUF.media_type};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
     exchange = await upstream.open(
         "GET", f"{SERVICES.path(route.namespace)}?{query}", [("Accept", accept)], as_agent=True

@@ -8,10 +8,9 @@ cannot be decoded in exactly one way, is 400: the API server might read the othe
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Final
-from urllib.parse import unquote_plus
+from typing import Final, NamedTuple
 
+from sitegrid.wire import percent
 from sitegrid.wire.status import Status
 
 _ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -27,8 +26,7 @@ class OptionsError(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class ListOptions:
+class ListOptions(NamedTuple):
     """What a client asks for; `resource_version` is None where it is not given, `timeout` in seconds (0: none)."""
 
     watch: bool = False
@@ -52,7 +50,7 @@ def parse_query(query: str) -> dict[str, str]:
         if _ESCAPE.search(pair):
             raise _bad_request("invalid URL escape in query")
         try:
-            name, _, value = (unquote_plus(part, errors="strict") for part in pair.partition("="))
+            name, _, value = (percent.unquote_query(part) for part in pair.partition("="))
         except UnicodeDecodeError as error:
             raise _bad_request("query is not UTF-8") from error
         if name in parameters:

@@ -1,7 +1,7 @@
 """Runs an agent: joins its parts, listens, and goes on until it is told to stop.
 
-Called by `sitegrid agent`. Binds to loopback only, unless told otherwise in so many words: whoever reaches the
-listener sees the node's endpoints without credentials. There are two listeners, a plain one and one with TLS:
+Called by `sitegrid.agent.__main__`. Binds to loopback only, unless told otherwise in so many words: whoever reaches
+the listener sees the node's endpoints without credentials. There are two listeners, a plain one and one with TLS:
 client-go does not send the token of its kubeconfig to a server with ``http://`` (client-go tools/clientcmd,
 IsConfigTransportTLS), so clients that need more than Services and EndpointSlices have to use the second. Held by
 ``tests/agent/test_run.py``.
@@ -15,10 +15,9 @@ import logging
 import os
 import signal
 import ssl
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from sitegrid.agent import allocator
 from sitegrid.agent.credentials import Credentials, is_loopback
 from sitegrid.agent.disk import Disk
 from sitegrid.agent.hub import Hub
@@ -41,8 +40,7 @@ class ListenError(Exception):
     """The address cannot be listened on; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What one agent is told."""
 
     node_name: str
@@ -71,7 +69,7 @@ class _ServerCertificate:
 
     def _load(self) -> int:
         try:
-            version = Path(self._certificate).stat().st_mtime_ns
+            version = os.stat(self._certificate).st_mtime_ns
             self.context.load_cert_chain(self._certificate, self._key)
         except ssl.SSLError as error:
             raise ListenError(
@@ -87,7 +85,7 @@ class _ServerCertificate:
         while True:
             await asyncio.sleep(_CERTIFICATE_SECONDS)
             try:
-                if Path(self._certificate).stat().st_mtime_ns != self._version:
+                if os.stat(self._certificate).st_mtime_ns != self._version:
                     self._version = self._load()
             except (ListenError, OSError) as error:
                 _log.error("the new certificate cannot be used: %s", error)
@@ -119,7 +117,7 @@ async def serve(settings: Settings, stop: asyncio.Event, listening: asyncio.Futu
     limit_tls_buffers()
     metrics = Metrics()
     upstream = Upstream(settings.credentials)
-    disk = Disk(Path(settings.data_dir), metrics) if settings.data_dir else None
+    disk = Disk(settings.data_dir, metrics) if settings.data_dir else None
     upstream.start()
     hub = Hub(settings.node_name, upstream, metrics, disk)
     server = Server(hub, upstream, metrics, reads)
@@ -148,6 +146,7 @@ async def serve(settings: Settings, stop: asyncio.Event, listening: asyncio.Futu
         # What is loaded now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        tasks.append(asyncio.ensure_future(allocator.keep_small()))
         tasks.append(asyncio.ensure_future(stop.wait()))
         await asyncio.wait([tasks[-1], hub.broken], return_when=asyncio.FIRST_COMPLETED)
         if hub.broken.done():

@@ -25,11 +25,11 @@ import ssl
 import zlib
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
-from urllib.parse import urlencode
 
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.reply import Reply, UpstreamError
 from sitegrid.agent.upstream import Upstream
+from sitegrid.wire import percent
 from sitegrid.wire.codec import Change, Codec, CodecError, Item
 from sitegrid.wire.frames import FrameError
 from sitegrid.wire.resources import Resource
@@ -246,7 +246,7 @@ class Source:
         return {name: value for name, value in selection.items() if value}
 
     async def _open(self, parameters: dict[str, str], accept: str) -> Reply:
-        target = f"{self.key.resource.path(self.key.namespace)}?{urlencode({**self._selection(), **parameters})}"
+        target = f"{self.key.resource.path(self.key.namespace)}?{percent.query({**self._selection(), **parameters})}"
         headers = [("Accept", accept), ("Accept-Encoding", "gzip"), ("User-Agent", "sitegrid-agent")]
         if self._authorization:
             headers.append(("Authorization", self._authorization))

@@ -1,13 +1,14 @@
-"""`sitegrid agent`: run the node agent. Imports nothing but the agent, so that the process stays small."""
+"""`sitegrid agent`: reads the options of a node agent, and becomes it (`sitegrid.agent.__main__`)."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, NoReturn
 
 from sitegrid.cli.errors import CommandError
-from sitegrid.cli.logs import log_to_stderr
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -55,9 +56,13 @@ def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
         help="listen with TLS as well; kube-proxy and CoreDNS need it, since client-go sends no token to http://",
     )
     parser.add_argument(
-        "--tls-cert-file", default="", metavar="FILE", help="certificate for --tls-listen, read again when it changes"
+        "--tls-cert-file",
+        default="",
+        dest="tls_certificate",
+        metavar="FILE",
+        help="certificate for --tls-listen, read again when it changes",
     )
-    parser.add_argument("--tls-private-key-file", default="", metavar="FILE", help="its private key")
+    parser.add_argument("--tls-private-key-file", default="", dest="tls_key", metavar="FILE", help="its private key")
     parser.add_argument(
         "--data-dir",
         default="",
@@ -85,39 +90,13 @@ def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run it until it is told to stop."""
-    import asyncio
-
-    from sitegrid.agent.credentials import CredentialsError, from_kubeconfig, in_cluster
-    from sitegrid.agent.reads import ReadsError
-    from sitegrid.agent.run import AgentBroken, ListenError, Settings, serve_until_signalled
-
-    log_to_stderr(verbose=args.verbose)
+def run(args: argparse.Namespace) -> NoReturn:
+    """Become the agent's own process."""
+    options = {name: value for name, value in vars(args).items() if name not in ("command", "run")}
     if not args.node_name:
         raise CommandError("the node's name is missing: give --node-name or set NODE_NAME", 2)
-    if args.tls_listen and not (args.tls_cert_file and args.tls_private_key_file):
+    if args.tls_listen and not (args.tls_certificate and args.tls_key):
         raise CommandError("--tls-listen needs --tls-cert-file and --tls-private-key-file", 2)
-    try:
-        if args.kubeconfig:
-            credentials = from_kubeconfig(args.kubeconfig)
-        else:
-            credentials = in_cluster(args.server, args.token_file, args.ca_file)
-        settings = Settings(
-            node_name=args.node_name,
-            credentials=credentials,
-            listen=args.listen,
-            allow_non_loopback=args.allow_non_loopback,
-            tls_listen=args.tls_listen,
-            tls_certificate=args.tls_cert_file,
-            tls_key=args.tls_private_key_file,
-            data_dir=args.data_dir,
-            cache=args.cache,
-            cache_secrets=args.cache_secrets,
-        )
-        asyncio.run(serve_until_signalled(settings))
-    except ReadsError as error:
-        raise CommandError(f"--cache {error}", 2) from error
-    except (AgentBroken, CredentialsError, ListenError) as error:
-        raise CommandError(str(error)) from error
-    return 0
+    # As this process was started, and never with a module that happens to lie in the working directory.
+    flags = ["-I" if sys.flags.isolated else "-P", *["-O"] * sys.flags.optimize]
+    os.execv(sys.executable, [sys.executable, *flags, "-m", "sitegrid.agent", json.dumps(options)])

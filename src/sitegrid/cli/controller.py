@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sitegrid.cli.cluster import add_cluster_options, cluster_config
 from sitegrid.cli.errors import CommandError
-from sitegrid.cli.logs import log_to_stderr
+from sitegrid.logs import log_to_stderr
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -11,18 +11,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from sitegrid import __version__
-from sitegrid.cli import agent, controller, crds, demo, explain, lab, migrate
 from sitegrid.cli.errors import CommandError
 from sitegrid.cli.parser import Parser
 
-_SUBCOMMANDS = (lab, demo, explain, crds, migrate, controller, agent)
+_SUBCOMMANDS = ("lab", "demo", "explain", "crds", "migrate", "controller", "agent")
 
 
-def build_parser() -> Parser:
-    """Return the parser of the whole command."""
+def build_parser(subcommands: Sequence[str] = _SUBCOMMANDS) -> Parser:
+    """Return the parser of the whole command, or of some of its subcommands."""
     parser = Parser(
         # kubectl runs the plug-in `kubectl-grid`; people type it as two words.
         prog="kubectl grid" if Path(sys.argv[0]).name == "kubectl-grid" else "sitegrid",
@@ -31,14 +31,16 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"sitegrid {__version__}")
     subparsers = parser.add_commands("COMMAND")
-    for subcommand in _SUBCOMMANDS:
-        subcommand.add_parser(subparsers)
+    for name in subcommands:
+        import_module(f"sitegrid.cli.{name}").add_parser(subparsers)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return the exit code."""
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    # A node that starts its agent need not wait for the parsers of all others.
+    args = build_parser([name for name in argv[:1] if name in _SUBCOMMANDS] or _SUBCOMMANDS).parse_args(argv)
     try:
         code: int = args.run(args)
         sys.stdout.flush()

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from sitegrid.wire import protobuf
 from sitegrid.wire.frames import Frames, LengthFrames, LineFrames, length_frame
@@ -49,8 +48,7 @@ class Item:
         self.spans = spans
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A watch event: ADDED, MODIFIED or DELETED with an item, BOOKMARK with `rv`, or ERROR with `code`."""
 
     type: str
@@ -61,8 +59,7 @@ class Change:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ItemList:
+class ItemList(NamedTuple):
     """A LIST response, or one page of it."""
 
     items: list[Item]

@@ -7,12 +7,10 @@ apimachinery's DefaultMetaV1FieldSelectorConversion); all others are refused wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
+class Resource(NamedTuple):
     """One resource: `group` is empty for core; `bookmark_json` is what follows `metadata` in an empty JSON object."""
 
     group: str

@@ -12,8 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 # Only these four separate tokens: other white space is part of one, and makes it illegal.
 _TOKEN: Final = re.compile(r"==|!=|[=!<>(),]|[^ \t\r\n=!<>(),]+")
@@ -42,8 +41,7 @@ class SelectorError(ValueError):
     """The text is not a selector that the API server accepts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Requirement:
+class Requirement(NamedTuple):
     """One term: `operator` is one of in, notin, exists, !, < and >."""
 
     key: str

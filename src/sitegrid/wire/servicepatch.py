@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from sitegrid.wire import protobuf
 
@@ -21,13 +21,12 @@ Port = tuple[int, str]
 """Number and protocol, which tell a Service's ports apart."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServicePatch:
+class ServicePatch(NamedTuple):
     """What differs; what is not given stays as it is."""
 
     external_ips: tuple[str, ...] | None = None
-    annotations: Mapping[str, str] = field(default_factory=dict)
-    node_ports: Mapping[Port, int] = field(default_factory=dict)
+    annotations: Mapping[str, str] = MappingProxyType({})
+    node_ports: Mapping[Port, int] = MappingProxyType({})
 
     def __bool__(self) -> bool:
         return self.external_ips is not None or bool(self.annotations) or bool(self.node_ports)

@@ -8,8 +8,7 @@ retryAfterSeconds decide whether it relists, retries or gives up (apimachinery p
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sitegrid.wire import protobuf
 
@@ -27,8 +26,7 @@ _REASONS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """A failure: HTTP `code`, `message`, `retry_after` in seconds, `causes` as (reason, message, field)."""
 
     code: int

@@ -23,7 +23,6 @@ import secrets
 import stat
 import threading
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
 from typing import Final
 
 from sitegrid.agent.snapshot.document import MAX_BYTES, DamagedError, Document, FormatError, decode, encode
@@ -54,11 +53,15 @@ class Directory:
     """
 
     def __init__(
-        self, path: Path, *, max_bytes: int = 128 * 1024 * 1024, count: Callable[[str], None] = _ignore
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_bytes: int = 128 * 1024 * 1024,
+        count: Callable[[str], None] = _ignore,
     ) -> None:
         if not 0 < max_bytes <= MAX_BYTES:
             raise ValueError(f"max_bytes must be between 1 and {MAX_BYTES}")
-        self.path = path
+        self.path = os.path.abspath(path)
         self.max_bytes = max_bytes
         self._count = count
         self._lock = threading.Lock()
@@ -179,7 +182,7 @@ class Directory:
     def _lost(self, name: str, reason: str, error: Exception) -> None:
         self._count(reason)
         why = (error.strerror if isinstance(error, OSError) else None) or error
-        _log.error("%s is not used: %s", self.path / name, why)
+        _log.error("%s is not used: %s", f"{self.path}/{name}", why)
 
     def _change(self, name: str, change: Callable[[int], None]) -> bool:
         """Run `change` on the open directory, one at a time: the last one called is the last on the disk."""
@@ -272,16 +275,18 @@ def _read_file(directory: int, name: str, budget: int) -> tuple[Document, int]:
     return document, status.st_size
 
 
-def _make_directory(path: Path) -> None:
+def _make_directory(path: str, mode: int = 0o700) -> None:
     """Make the directory so that a power cut cannot take it away again, with all its synced files."""
-    missing = [each for each in (path, *path.parents) if not each.exists()]
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for each in missing:
-        parent = os.open(each.parent, _OPEN)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+    parent = os.path.dirname(path)
+    if not os.path.exists(parent):
+        _make_directory(parent, 0o777)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, mode)
+    directory = os.open(parent, _OPEN)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _file_name(name: str) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import BinaryIO, Final, NamedTuple
 
 FORMAT: Final = 1
@@ -39,14 +39,13 @@ class Record(NamedTuple):
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """What is kept under `name`. It is read in another thread: its parts must not change after it was made."""
 
     name: str
     records: Collection[Record]
     resource_version: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = MappingProxyType({})
 
     @property
     def size(self) -> int:

@@ -16,7 +16,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from sitegrid.agent.snapshot.directory import Directory
@@ -28,20 +27,19 @@ _RETRY: Final = 30.0
 """Seconds between attempts at a document that could not be written."""
 
 
-@dataclass(slots=True)
 class _Pending:
     """A document to write, or to remove where there is nothing to make it; `due` is the clock's time for that."""
 
-    make_document: Callable[[], Document] | None
-    due: float
+    def __init__(self, make_document: Callable[[], Document] | None, due: float) -> None:
+        self.make_document = make_document
+        self.due = due
 
 
-@dataclass(slots=True)
 class _Outcome:
     """What became of a write or removal, known also where nobody waited for it."""
 
-    done: bool = False
-    size: int = 0
+    done = False
+    size = 0
 
 
 class Snapshotter:

@@ -194,7 +194,8 @@ REPRESENTATIONS = [
     "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;v=v1;g=meta.k8s.io",
     "application/yaml",
     "application/cbor",
-    "application/json;q=0",
+    "application/json;as=Table;q=0",
+    "application/json;stream=other",
 ]
 
 

@@ -96,6 +96,24 @@ def _ask(
         {"limit": "2", "labelSelector": "app", "fieldSelector": "metadata.name!=a"},
         {"limit": "2.5"},
         {"limit": "99999999999999999999"},
+        {"limit": "9223372036854775807"},
+        {"limit": "-9223372036854775808"},
+        {"limit": "9223372036854775808"},
+        {"limit": ""},
+        {"limit": "0x5"},
+        {"limit": "\uff11"},
+        {"limit": "1" * 5000},
+        {"timeoutSeconds": ""},
+        {"timeoutSeconds": "9223372036854775807"},
+        {"timeout": "x"},
+        {"timeout": "5"},
+        {"timeout": "-1.5h2us"},
+        {"timeout": "0"},
+        {"resourceVersion": "18446744073709551616"},
+        {"resourceVersion": "00"},
+        {"resourceVersion": "0", "resourceVersionMatch": "exact"},
+        {"resourceVersionMatch": "x", "sendInitialEvents": "no", "continue": "x"},
+        {"watch": "true", "continue": "x"},
         {"continue": "x"},
         {"continue": "x", "resourceVersion": "5"},
         {"continue": "x", "resourceVersion": "5", "resourceVersionMatch": "NotOlderThan"},
@@ -129,6 +147,22 @@ def test_answers_are_equal(cluster: Any, cluster_agent: str, path: str, query: d
         assert own_body == body
     else:
         assert (own_body.get("reason"), own_body["code"]) == (body.get("reason"), body["code"])
+
+
+@pytest.mark.parametrize("version", [None, "", "0", "1", "x", "18446744073709551615"])
+def test_contradictory_watches_are_refused_in_the_same_words(
+    cluster: Any, cluster_agent: str, version: str | None
+) -> None:
+    """Every combination of a watch's options that the API server refuses gets its Status, word by word."""
+    given_events = (None, "true", "false", "")
+    pairs = [(match, events) for match in (None, "", "Exact", "x", "NotOlderThan") for events in given_events]
+    legal = [(None, None), ("", None), *(("NotOlderThan", events) for events in given_events[1:])]
+    for match, events in (pair for pair in pairs if pair not in legal):
+        query = {"resourceVersion": version, "resourceVersionMatch": match, "sendInitialEvents": events}
+        given = {name: value for name, value in query.items() if value is not None}
+        first, second = _ask(cluster, cluster_agent, f"{SLICES}?{urlencode({'watch': '1', **given})}")
+        assert second == first
+        assert first[0] == 422
 
 
 LABEL_SELECTORS = (
@@ -197,7 +231,38 @@ def test_single_objects_are_equal(cluster: Any, cluster_agent: str, path: str) -
     assert first == second
 
 
-@pytest.mark.parametrize("accept", ["application/cbor", "application/json;as=Table;g=meta.k8s.io;v=v1", "text/html"])
+PROTO = PROTOBUF.media_type
+
+
+@pytest.mark.parametrize("path", [SLICES, f"{SERVICES}/a"])
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "", "*", "*/*", "application/*", "text/*", "*/json", "application/json", "APPLICATION/JSON", "text/html",
+        "text/html,*/*;q=0.1", "application/json;q=0", "*/*;q=0", "application/json;q=x", "application/json;q=",
+        f"*/*, {PROTO}", f"application/*,{PROTO}", f"{PROTO}, */*", f"*/*;q=1,{PROTO};q=0.1", f"{PROTO};q=0.1,*/*",
+        f"application/json;q=0.5,{PROTO};q=0.5", f"application/json;q=0.5,{PROTO}", "application/xml",
+        f"text/html,application/json;q=0.9,{PROTO};q=0.95,*/*;q=0.99", "application/json;stream=watch",
+        "application/json;stream=x", f"application/json;stream=x,{PROTO}", "application/json;charset=utf-8",
+        "application/json; pretty=0", "application/json;profile=x", "application/json;as=", "application/json;sv=x",
+        "application/json;", "application/json,,", ",", ";", "application / json", "application/json/x",
+        "application", "application/json;as=Nope;g=x;v=y", "application/json;g=meta.k8s.io", "application/json;v=v1",
+        "application/json;as=Table;as=", "application/json;a=b=c", "application/json;as=Nope=x",
+        "application/apply-patch+yaml", f"application/json;as=Nope;g=x;v=y,{PROTO};q=0.1",
+    ],
+)  # fmt: skip
+def test_representations_are_chosen_alike(cluster: Any, cluster_agent: str, path: str, accept: str) -> None:
+    """Whatever a client accepts: status and media type are the API server's, where the agent has that type."""
+    answers = []
+    for base in (None, cluster_agent):
+        status, body = cluster.request("GET", path, base=base, accept=accept)
+        answers.append((status, body[:4] == b"k8s\0"))
+    assert answers[1] == answers[0]
+
+
+@pytest.mark.parametrize(
+    "accept", ["application/cbor", "application/yaml", "application/json;as=Table;g=meta.k8s.io;v=v1", "text/html"]
+)
 def test_other_representations_are_not_acceptable(cluster: Any, cluster_agent: str, accept: str) -> None:
     """What cannot be filtered exactly is 406."""
     assert cluster.request("GET", SLICES, base=cluster_agent, accept=accept)[0] == 406
@@ -262,6 +327,8 @@ def _events(
     [
         {},
         {"resourceVersion": "0"},
+        {"allowWatchBookmarks": "true"},
+        {"resourceVersion": "0", "allowWatchBookmarks": "true"},
         {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"},
         {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"},
     ],
@@ -333,6 +400,17 @@ def test_a_resource_version_from_the_future_is_too_large(cluster: Any, cluster_a
     first, second = _ask(cluster, cluster_agent, target)
     assert second[0] == first[0] == 504
     assert second[1]["details"]["causes"] == first[1]["details"]["causes"]
+
+
+def test_a_streaming_list_from_the_future_ends_with_the_same_error(cluster: Any, cluster_agent: str) -> None:
+    """Initial events not older than what does not exist yet: 200, then an ERROR event with 504."""
+    query = {"resourceVersion": "999999999", "sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+    found = []
+    for base in (None, cluster_agent):
+        (event,) = (json.loads(line) for line in _events(cluster, base, SLICES, query).splitlines())
+        assert event["object"].pop("message").startswith("Timeout: Too large resource version: 999999999, current: ")
+        found.append(event)
+    assert found[1] == found[0]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,10 @@ METADATA = f"{PB};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
         (f"{TABLE},application/json", JSON),
         (f"{METADATA},application/json;q=0.9", JSON),
         ("application/json; charset=utf-8", JSON),
+        ("application/json;q=0", JSON),
+        (f"*/*, {PB}", PROTOBUF),
+        (f"{PB};q=0.1, */*", JSON),
+        ("application/yaml, application/json;q=0.1", JSON),
     ],
 )
 def test_the_best_exact_representation_is_chosen(accept: str, codec: Codec) -> None:
@@ -32,8 +36,8 @@ def test_the_best_exact_representation_is_chosen(accept: str, codec: Codec) -> N
 
 @pytest.mark.parametrize(
     "accept",
-    [TABLE, METADATA, "application/cbor", "application/yaml", "text/html", "application/json;q=0", f"{PB};q=0",
-     "application/json;as=Table", f"{TABLE},application/cbor"],
+    [TABLE, METADATA, "application/cbor", "application/yaml", "text/html", "application/*",
+     "application/json;as=Table", f"{TABLE},application/cbor", "application/json," * 65],
 )  # fmt: skip
 def test_what_cannot_be_represented_is_not_acceptable(accept: str) -> None:
     """A table or metadata of a view is refused, never passed through."""

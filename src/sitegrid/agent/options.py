@@ -7,12 +7,16 @@ cannot be decoded in exactly one way, is 400: the API server might read the othe
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Final, NamedTuple
 
 from sitegrid.wire import percent
 from sitegrid.wire.status import Status
 
+_DIGITS: Final = 64
+"""More than these no 64-bit number has, whatever zeros it begins with; and Python refuses to read very long ones."""
+_DURATION: Final = re.compile(r"[-+]?(0|(([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|\u00b5s|\u03bcs|ms|s|m|h))+)")
 _ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 NOT_OLDER_THAN: Final = "NotOlderThan"
 EXACT: Final = "Exact"
@@ -60,33 +64,35 @@ def parse_query(query: str) -> dict[str, str]:
 
 
 def list_options(parameters: dict[str, str], *, watch_path: bool = False) -> ListOptions:
-    """Return the options in `parameters`. Raises `OptionsError`."""
+    """Return the options in `parameters`, with the API server's defaults. Raises `OptionsError`."""
     watch = watch_path or _flag(parameters.get("watch")) is True
-    options = ListOptions(
+    version = parameters.get("resourceVersion", "")
+    match = parameters.get("resourceVersionMatch", "")
+    token = parameters.get("continue", "")
+    events = _flag(parameters.get("sendInitialEvents"))
+    limit, timeout = (_integer(parameters.get(name, "0")) for name in ("limit", "timeoutSeconds"))
+    if watch and events is None and not match and version in ("", "0"):
+        # SetListOptionsDefaults: a watch from anywhere is a streaming list, whose end a bookmark tells.
+        events, match = True, NOT_OLDER_THAN
+    if watch:
+        problems = _watch_problems(match, token, events)
+    else:
+        _check_duration(parameters.get("timeout", ""))
+        problems = _list_problems(version, match, token, events)
+    if problems:
+        raise OptionsError(_invalid(problems))
+    return ListOptions(
         watch=watch,
         label_selector=parameters.get("labelSelector", "").strip(" \t\r\n"),
         field_selector=parameters.get("fieldSelector", ""),
-        resource_version=_resource_version(parameters.get("resourceVersion", ""), watch=watch),
-        resource_version_match=parameters.get("resourceVersionMatch", ""),
-        limit=_integer(parameters.get("limit", ""), "limit"),
-        continue_token=parameters.get("continue", ""),
-        timeout=_integer(parameters.get("timeoutSeconds", ""), "timeoutSeconds"),
+        resource_version=_resource_version(version, watch=watch),
+        resource_version_match=match,
+        limit=limit,
+        continue_token=token,
+        timeout=timeout,
         bookmarks=_flag(parameters.get("allowWatchBookmarks")) is True,
-        initial_events=_flag(parameters.get("sendInitialEvents")),
+        initial_events=events,
     )
-    problem = _watch_problem(options) if options.watch else _list_problem(options)
-    if problem is not None:
-        field, message = problem
-        raise OptionsError(
-            Status(
-                422,
-                f'ListOptions.meta.k8s.io "" is invalid: {field}: Forbidden: {message}',
-                causes=(("FieldValueForbidden", f"Forbidden: {message}", field),),
-                group="meta.k8s.io",
-                kind="ListOptions",
-            )
-        )
-    return options
 
 
 def _bad_request(message: str) -> OptionsError:
@@ -98,48 +104,89 @@ def _flag(value: str | None) -> bool | None:
     return None if value is None else value.lower() not in ("false", "0")
 
 
-def _integer(value: str, name: str) -> int:
-    if not value:
-        return 0
-    if not re.fullmatch(r"[+-]?[0-9]{1,18}", value):
-        raise _bad_request(f"{name}: {value!r} is not a number")
+def _integer(value: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]+", value):
+        raise _bad_request(f"strconv.ParseInt: parsing {_quoted(value)}: invalid syntax")
+    if len(value) > _DIGITS or not -(1 << 63) <= int(value) < 1 << 63:
+        raise _bad_request(f"strconv.ParseInt: parsing {_quoted(value)}: value out of range")
     return int(value)
 
 
 def _resource_version(value: str, *, watch: bool) -> int | None:
     if not value:
         return None
-    if not re.fullmatch(r"[0-9]{1,19}", value):
-        problem = f'resourceVersion: Invalid value: "{value}": strconv.ParseUint: parsing "{value}": invalid syntax'
-        # For a watch the API server gives no reason, and so calls it an error of its own.
-        raise OptionsError(Status(500, problem)) if watch else _bad_request(f"invalid resource version: {problem}")
-    return int(value)
+    number = re.fullmatch(r"[0-9]+", value)
+    if number and len(value) <= _DIGITS and int(value) < 1 << 64:
+        return int(value)
+    problem = "value out of range" if number else "invalid syntax"
+    problem = (
+        f"resourceVersion: Invalid value: {_quoted(value)}: strconv.ParseUint: parsing {_quoted(value)}: {problem}"
+    )
+    # For a watch the API server gives no reason, and so calls it an error of its own.
+    raise OptionsError(Status(500, problem)) if watch else _bad_request(f"invalid resource version: {problem}")
 
 
-def _list_problem(options: ListOptions) -> tuple[str, str] | None:
-    match = options.resource_version_match
-    if match and options.resource_version is None:
-        return "resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided"
-    if match and options.continue_token:
-        return "resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided"
-    if match == EXACT and options.resource_version == 0:
-        return "resourceVersionMatch", 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
+def _check_duration(value: str) -> None:
+    """Refuse a `timeout` that is no duration (apiserver pkg/endpoints/filters/request_deadline.go)."""
+    if value and not _DURATION.fullmatch(value):
+        raise _bad_request(f"invalid timeout specified in the request URL - time: invalid duration {_quoted(value)}")
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+_Cause = tuple[str, str, str]
+"""Reason, message and field."""
+
+
+def _invalid(problems: list[_Cause]) -> Status:
+    texts = [f"{field}: {message}" for _, message, field in problems]
+    shown = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+    return Status(
+        422,
+        f'ListOptions.meta.k8s.io "" is invalid: {shown}',
+        causes=tuple(problems),
+        group="meta.k8s.io",
+        kind="ListOptions",
+    )
+
+
+def _forbidden(message: str, field: str = "resourceVersionMatch") -> _Cause:
+    return "FieldValueForbidden", f"Forbidden: {message}", field
+
+
+def _unsupported(value: str, *supported: str) -> _Cause:
+    known = ", ".join(map(_quoted, supported))
+    message = f"Unsupported value: {_quoted(value)}: supported values: {known}"
+    return "FieldValueNotSupported", message, "resourceVersionMatch"
+
+
+def _list_problems(version: str, match: str, token: str, events: bool | None) -> list[_Cause]:
+    problems = []
+    if match and not version:
+        problems.append(_forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"))
+    if match and token:
+        problems.append(_forbidden("resourceVersionMatch is forbidden when continue is provided"))
     if match not in ("", EXACT, NOT_OLDER_THAN):
-        return "resourceVersionMatch", "resourceVersionMatch is neither Exact nor NotOlderThan"
-    if options.initial_events is not None:
-        return "sendInitialEvents", "sendInitialEvents is forbidden for list"
-    return None
+        problems.append(_unsupported(match, EXACT, NOT_OLDER_THAN, ""))
+    if match == EXACT and version == "0":
+        problems.append(_forbidden('resourceVersionMatch "exact" is forbidden for resourceVersion "0"'))
+    if events is not None:
+        problems.append(_forbidden("sendInitialEvents is forbidden for list", "sendInitialEvents"))
+    return problems
 
 
-def _watch_problem(options: ListOptions) -> tuple[str, str] | None:
-    match = options.resource_version_match
-    if options.initial_events is not None and match != NOT_OLDER_THAN:
-        return "resourceVersionMatch", f"sendInitialEvents requires setting resourceVersionMatch to {NOT_OLDER_THAN}"
-    if match and options.initial_events is None:
-        return (
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+def _watch_problems(match: str, token: str, events: bool | None) -> list[_Cause]:
+    problems = []
+    if events is not None and match != NOT_OLDER_THAN:
+        problems.append(_forbidden(f"sendInitialEvents requires setting resourceVersionMatch to {NOT_OLDER_THAN}"))
+    if match and events is None:
+        problems.append(
+            _forbidden("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
         )
-    if match and options.continue_token:
-        return "resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided"
-    return None
+    if match not in ("", NOT_OLDER_THAN):
+        problems.append(_unsupported(match, NOT_OLDER_THAN))
+    if match and token:
+        problems.append(_forbidden("resourceVersionMatch is forbidden when continue is provided"))
+    return problems

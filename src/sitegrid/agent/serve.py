@@ -140,14 +140,18 @@ class Watch:
         self._connection.abort()
 
     async def run(self) -> None:
-        """Serve the watch to its end. Raises `Answer` before the response has begun."""
+        """Serve the watch to its end."""
         options, view = self._options, self._view
-        if options.initial_events and options.resource_version:
-            await _wait_fresh(view, options.resource_version)
         seconds = options.timeout if options.timeout > 0 else random.randint(*_WATCH_SECONDS)
         media_type = view.key.codec.stream_media_type.encode()
         headers = [(b"cache-control", b"no-cache, private"), (b"content-type", media_type)]
         await self._connection.start(200, headers)
+        if options.initial_events and options.resource_version:
+            try:
+                await _wait_fresh(view, options.resource_version)
+            except Answer as refusal:
+                await self._end_with(refusal.status)
+                return
         try:
             async with asyncio.timeout(seconds):
                 await self._stream()
@@ -162,7 +166,6 @@ class Watch:
 
     async def _stream(self) -> None:
         if not await self._begin():
-            await self._connection.finish()
             return
         self._live = True
         loop = asyncio.get_running_loop()
@@ -184,9 +187,9 @@ class Watch:
         """Send what comes before live events; False when the history asked for is gone."""
         options, view = self._options, self._view
         rv = options.resource_version
-        if options.initial_events or (options.initial_events is None and not rv):
+        if options.initial_events:
             await self._initial()
-            if options.initial_events and options.bookmarks:
+            if options.bookmarks:
                 await self._bookmark(initial_events_end=True)
             return True
         if options.initial_events is False and not rv:
@@ -195,11 +198,14 @@ class Watch:
         assert rv is not None
         position = view.log.position(rv)
         if position is None:
-            status = Status(410, f"too old resource version: {rv} ({view.rv})")
-            await self._connection.send(view.key.codec.render_error(status))
+            await self._end_with(Status(410, f"too old resource version: {rv} ({view.rv})"))
             return False
         self._read_from(position)
         return True
+
+    async def _end_with(self, status: Status) -> None:
+        await self._connection.send(self._view.key.codec.render_error(status))
+        await self._connection.finish()
 
     def _read_from(self, position: int) -> None:
         self.position = position

@@ -18,8 +18,9 @@ from sitegrid.agent.multiplex import Stream
 from sitegrid.agent.reply import Reply, UpstreamError
 from sitegrid.agent.upstream import Exchange, Upstream
 from sitegrid.wire.hpack import Decoder, Encoder
+from sitegrid.wire.http2 import CONNECTION_WINDOW, MAX_FRAME, STREAM_WINDOW
 
-DATA, HEADERS, RST, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
+DATA, HEADERS, RST, SETTINGS, PING, GOAWAY, WINDOW = 0, 1, 3, 4, 6, 7, 8
 
 
 class Connection:
@@ -33,6 +34,7 @@ class Connection:
         self.cancelled: list[int] = []
         self.ended = False
         self.mute = False
+        self.window = 65535
         self.writer = writer
         self._encoder = Encoder()
 
@@ -40,6 +42,8 @@ class Connection:
         """Send one frame."""
         head = len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big")
         self.writer.write(head + payload)
+        if kind == DATA:
+            self.window -= len(payload)
 
     def answer(self, stream: int, status: bytes, body: bytes = b"", *, end: bool = False) -> None:
         """Answer a request."""
@@ -63,6 +67,8 @@ class Connection:
                 self.requests[stream] = dict(decoder.decode(payload))
             elif head[3] == RST:
                 self.cancelled.append(stream)
+            elif head[3] == WINDOW and not stream:
+                self.window += int.from_bytes(payload, "big")
             elif head[3] == PING and not self.mute:
                 self.send(PING, 1, 0, payload)
 
@@ -203,6 +209,24 @@ async def test_an_ended_source_leaves_the_others_alone(server: ApiServer, upstre
     connection.answer(ended, b"200", b"late")
     connection.answer(other, b"200", b"ok", end=True)
     assert await replies[1].read_all(100, 5) == b"ok"
+
+
+async def test_what_nobody_reads_any_more_is_given_back(server: ApiServer, upstream: Upstream, objects: Any) -> None:
+    """Answers that are given up with bytes unread do not use up what the API server may send to the others."""
+    count = STREAM_WINDOW // MAX_FRAME
+    (steady,) = await _asked(server, upstream, 1, objects)
+    (connection,) = server.connections
+    for number in (3, 5, 7, 9, 11):
+        (reply,) = await _asked(server, upstream, 1, objects)
+        connection.answer(number, b"200")
+        for _ in range(count):
+            connection.send(DATA, 0, number, b"x" * MAX_FRAME)
+        await reply.head()
+        await objects.eventually(lambda reply=reply: sum(map(len, reply._chunks)) == STREAM_WINDOW)
+        reply.close()
+        await objects.eventually(lambda: len(connection.cancelled) == len(connection.requests) - 1)
+    assert connection.window >= CONNECTION_WINDOW / 2
+    steady.close()
 
 
 async def test_a_burst_arrives_whole_and_in_order(server: ApiServer, upstream: Upstream, objects: Any) -> None:

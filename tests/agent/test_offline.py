@@ -259,6 +259,20 @@ async def test_a_refused_credential_loses_what_it_had(api: Any, objects: Any, st
         assert (await site.request("GET", objects.nodes, PROXY))[0] == 503
 
 
+async def test_what_a_refused_credential_listed_is_not_shown_one_by_one(
+    api: Any, objects: Any, start_agent: Any
+) -> None:
+    """Offline, a GET is not answered from what was listed before the API server took the credential no more."""
+    async with start_agent() as site:
+        assert (await site.request("GET", objects.nodes, PROXY))[0] == 200
+        api.refusals[objects.nodes] = (401, b'{"kind":"Status","code":401}')
+        api.cut()
+        await objects.eventually(lambda: site.metrics.get("upstream_failures_total", "refused 401") >= 2)
+        await api.stop()
+        status, _, body = await site.request("GET", f"{objects.nodes}/n1", PROXY)
+        assert (status, b'"zone"' in body) == (503, False)
+
+
 async def test_open_watches_of_kept_reads_outlive_the_api_server(api: Any, objects: Any, start_agent: Any) -> None:
     """A client's watch stays open without the API server, and goes on with it."""
     async with start_agent() as site:

@@ -118,7 +118,9 @@ class Hub:
     def known_object(self, identity: str, resource: Resource, namespace: str, name: str, codec: Codec) -> Item | None:
         """Return an object that `identity` may see because it has listed it; None where it is not known."""
         for key, view in self._views.items():
-            if (key.identity, key.resource, key.codec) == (identity, resource, codec) and view.ready:
+            if (key.identity, key.resource, key.codec) != (identity, resource, codec):
+                continue
+            if view.ready and view.refusal is None:
                 item = view.items.get(f"{namespace}/{name}" if namespace else name)
                 if item is not None:
                     return item

@@ -63,8 +63,10 @@ class Stream(Reply):
         self._link.took(self.number, size)
 
     def close(self) -> None:
-        """Have the API server stop this answer; the others go on."""
+        """Have the API server stop this answer; the others go on, and what is unread of this one counts no more."""
         self._link.cancel(self.number)
+        self._link.took(self.number, sum(map(len, self._chunks)))
+        self._chunks.clear()
 
 
 def _status(event: Event) -> int:

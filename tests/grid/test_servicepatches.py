@@ -13,7 +13,14 @@ from sitegrid.api.meta import ManagedMeta, ObjectMeta
 from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.grid.nodeunits import Declaration
 from sitegrid.grid.observed import Service, ServicePort, ServiceSpec
-from sitegrid.grid.servicepatches import Claim, ServicePatches, Taken, claims_of, service_patches, wants_node_ports
+from sitegrid.grid.servicepatches import (
+    Claim,
+    NodePorts,
+    ServicePatches,
+    claims_of,
+    service_patches,
+    wants_node_ports,
+)
 from sitegrid.grid.units import units_of
 from sitegrid.wire.servicepatch import ServicePatch, parse_patch
 
@@ -43,8 +50,8 @@ def _grid(*overrides: dict[str, Any]) -> ServiceGrid:
     return grid
 
 
-def _resolve(*overrides: dict[str, Any], service: Service | None = SERVICE, **taken: Any) -> ServicePatches:
-    return service_patches(_grid(*overrides), UNITS, service, Taken(**taken))
+def _resolve(*overrides: dict[str, Any], service: Service | None = SERVICE, **ports: Any) -> ServicePatches:
+    return service_patches(_grid(*overrides), UNITS, service, NodePorts(**ports))
 
 
 def _for(*names: str, **patch: Any) -> dict[str, Any]:
@@ -127,6 +134,14 @@ def test_what_is_wrong_is_left_out_of_its_unit_and_told(patch: dict[str, Any], w
     assert found.problems["one"].reason == "OverrideInvalid"
     assert found.problems["one"].message.startswith("overrides[1] (bad): patch.")
     assert words in found.problems["one"].message
+
+
+def test_a_cluster_may_have_other_node_ports() -> None:
+    """The range is the one that the API server is told: what is in the default's may be outside."""
+    rule = _for("one", nodePorts={"http": 31080, "dns": 20053})
+    found = _resolve(rule, numbers=range(20000, 22768))
+    assert found.patches["one"].node_ports == {(53, "UDP"): 20053}
+    assert "31080 is outside 20000-22767" in found.problems["one"].message
 
 
 def test_a_service_without_node_ports_cannot_have_others() -> None:

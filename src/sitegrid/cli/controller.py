@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import socket
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,13 @@ def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
         default=DEFAULT_METRICS_ADDRESS,
         help="where to serve /metrics, /healthz and /readyz; empty for nowhere (default: %(default)s)",
     )
+    parser.add_argument(
+        "--service-node-port-range",
+        metavar="LOW-HIGH",
+        default="30000-32767",
+        help="kube-apiserver's option of the same name, for node ports in a ServiceGrid's overrides "
+        "(default: %(default)s)",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     parser.set_defaults(run=run)
 
@@ -65,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         leader_elect=args.leader_elect,
         leader_elect_namespace=args.leader_elect_namespace,
         metrics_address=_address(args.metrics_address),
+        node_ports=_port_range(args.service_node_port_range),
     )
     config = cluster_config(args)
     try:
@@ -72,6 +81,17 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise CommandError(str(error)) from error
     return 0
+
+
+def _port_range(text: str) -> range:
+    """Return the ports that `text` means, as apimachinery's PortRange: LOW-HIGH, LOW+COUNT or PORT."""
+    found = re.fullmatch(r"(\d+)(?:-(\d+)|\+(\d+))?", text.strip(), re.ASCII)
+    if found is not None:
+        low = int(found[1])
+        high = int(found[2]) if found[2] else low + int(found[3] or 0)
+        if 1 <= low <= high <= 65535:
+            return range(low, high + 1)
+    raise CommandError(f"--service-node-port-range {text}: not a range of ports such as 30000-32767", 2)
 
 
 def _address(text: str) -> tuple[str, int] | None:

@@ -40,7 +40,7 @@ async def explain_service(client: Client, grid: ServiceGrid, units: Units, unit:
     import msgspec
 
     from sitegrid.grid.observed import Service
-    from sitegrid.grid.servicepatches import Taken, service_patches
+    from sitegrid.grid.servicepatches import NodePorts, service_patches
     from sitegrid.kube.resources import SERVICES
     from sitegrid.wire.labels import label_value
     from sitegrid.wire.rewrite import grid_service_labels
@@ -57,7 +57,8 @@ async def explain_service(client: Client, grid: ServiceGrid, units: Units, unit:
     text = await _written(client, namespace, name, grid.spec.grid_uniq_key, unit)
     patch = parse_patch(text) or ServicePatch()
     observed = msgspec.json.decode(msgspec.json.encode(service), type=Service)
-    problem = service_patches(grid, units, observed, Taken()).problems.get(unit)
+    # Which node ports the cluster has is told to the controller alone; what it refuses is in the grid's condition.
+    problem = service_patches(grid, units, observed, NodePorts(range(1, 65536))).problems.get(unit)
     notes = [f"unit {unit}: {problem.reason}: {problem.message}"] if problem is not None else []
     notes += [
         f"this unit has no ready endpoint and uses those of unit {state.to}"

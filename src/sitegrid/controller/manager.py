@@ -35,6 +35,7 @@ from sitegrid.controller.unittriggers import NODE, UnitTriggers
 from sitegrid.controller.workloads import Workloads
 from sitegrid.controller.writer import Api, Writer
 from sitegrid.grid.kinds import SERVICE_KINDS
+from sitegrid.grid.servicepatches import NODE_PORTS
 from sitegrid.kube.errors import ApiError, Unreachable
 from sitegrid.kube.queue import WorkQueue
 
@@ -60,7 +61,15 @@ class ReadWrite(Api, Lists, Protocol):
 class Manager:
     """The controller's work, without the process around it."""
 
-    def __init__(self, cluster: Cluster, api: ReadWrite, recorder: Recorder, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        api: ReadWrite,
+        recorder: Recorder,
+        metrics: Metrics,
+        *,
+        node_ports: range = NODE_PORTS,
+    ) -> None:
         self._cluster = cluster
         self._metrics = metrics
         self._triggers = Triggers(cluster)
@@ -74,7 +83,7 @@ class Manager:
         fallbacks = FallbackStates()
         fallbacks.listener = self._triggers.grid
         metrics.watch_fallbacks(fallbacks.total)
-        patches = SitePatches(cluster, api)
+        patches = SitePatches(cluster, api, node_ports=node_ports)
         patches.listener = self._triggers.slices
         self._services = {
             name: Services(kind, cluster, writer, statuses, reporter, fallbacks, patches)

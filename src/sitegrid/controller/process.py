@@ -16,6 +16,7 @@ from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.endpoint import serve
 from sitegrid.controller.manager import Manager
 from sitegrid.controller.metrics import Metrics
+from sitegrid.grid.servicepatches import NODE_PORTS
 from sitegrid.kube.client import Client
 from sitegrid.kube.config import Config
 from sitegrid.kube.events import EventRecorder
@@ -38,6 +39,8 @@ class Settings:
     """Where the Lease is."""
     metrics_address: tuple[str, int] | None = None
     """Host and port of the endpoint, None for none."""
+    node_ports: range = NODE_PORTS
+    """kube-apiserver's --service-node-port-range."""
 
 
 async def run(config: Config, settings: Settings) -> None:
@@ -65,7 +68,7 @@ async def _work(client: Client, settings: Settings) -> None:
     metrics = Metrics()
     cluster = Cluster()
     recorder = EventRecorder(client, component=f"tkeedge.io/{NAME}", instance=settings.identity)
-    manager = Manager(cluster, client, recorder, metrics)
+    manager = Manager(cluster, client, recorder, metrics, node_ports=settings.node_ports)
     async with AsyncExitStack() as stack:
         if settings.metrics_address is not None:
             host, port = settings.metrics_address

@@ -17,9 +17,10 @@ from sitegrid.controller.queues import ServiceKey
 from sitegrid.grid.nodeunits import seniority
 from sitegrid.grid.observed import Service
 from sitegrid.grid.servicepatches import (
+    NODE_PORTS,
     Claim,
+    NodePorts,
     ServicePatches,
-    Taken,
     claims_of,
     service_patches,
     wants_node_ports,
@@ -34,11 +35,20 @@ FRESH: Final = 30.0
 class SitePatches:
     """The patches of all ServiceGrids."""
 
-    def __init__(self, cluster: Cluster, lists: Lists, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        lists: Lists,
+        *,
+        node_ports: range = NODE_PORTS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Find them with what is in `cluster`; `node_ports` is kube-apiserver's --service-node-port-range."""
         self.listener: Callable[[ServiceKey], None] = lambda key: None
         """Is told the Service of which something changed."""
         self._cluster = cluster
         self._lists = lists
+        self._node_ports = node_ports
         self._clock = clock
         self._texts: dict[ServiceKey, Mapping[str, str]] = {}
         self._allocated: tuple[float, Mapping[int, str]] = (float("-inf"), {})
@@ -55,10 +65,10 @@ class SitePatches:
 
     async def find(self, grid: ServiceGrid, service: Service | None, units: Units) -> ServicePatches:
         """Find the patches of `grid`, whose Service is `service`. Raises ApiError and Unreachable."""
-        taken = Taken()
+        node_ports = NodePorts()
         if wants_node_ports(grid):
-            taken = Taken(await self._node_ports(), self._older_claims(grid))
-        found = self._resolve(grid, service, units, taken)
+            node_ports = NodePorts(self._node_ports, await self._allocated_ports(), self._older_claims(grid))
+        found = self._resolve(grid, service, units, node_ports)
         if service is not None:
             key = ServiceKey(service.metadata.namespace, service.metadata.name)
             texts = {value: patch.text() for value, patch in found.patches.items()}
@@ -71,16 +81,18 @@ class SitePatches:
         """Forget a ServiceGrid that is gone."""
         self._found.pop(uid, None)
 
-    def _resolve(self, grid: ServiceGrid, service: Service | None, units: Units, taken: Taken) -> ServicePatches:
+    def _resolve(
+        self, grid: ServiceGrid, service: Service | None, units: Units, node_ports: NodePorts
+    ) -> ServicePatches:
         """Return the patches, found anew only after something changed that they depend on."""
         meta = grid.metadata
-        rest = (meta.generation, service and (service.metadata.name, service.spec), taken)
+        rest = (meta.generation, service and (service.metadata.name, service.spec), node_ports)
         known = self._found.get(meta.uid)
         if known is None or known[0] is not units or known[1] != rest:
-            known = self._found[meta.uid] = (units, rest, service_patches(grid, units, service, taken))
+            known = self._found[meta.uid] = (units, rest, service_patches(grid, units, service, node_ports))
         return known[2]
 
-    async def _node_ports(self) -> Mapping[int, str]:
+    async def _allocated_ports(self) -> Mapping[int, str]:
         """Return which Service has which node port, of all Services of the cluster."""
         asked, known = self._allocated
         if self._clock() - asked < FRESH:

@@ -27,7 +27,7 @@ from sitegrid.wire.labels import GROUP
 from sitegrid.wire.servicepatch import Port, ServicePatch
 
 NODE_PORTS: Final = range(30000, 32768)
-"""The API server's default --service-node-port-range; a patch is not checked by it, since it is never sent there."""
+"""The default of kube-apiserver's --service-node-port-range."""
 NODE_PORT_TYPES: Final = ("NodePort", "LoadBalancer")
 _ANNOTATION_KEY: Final = re.compile(LABEL_KEY_PATTERN)
 
@@ -41,9 +41,11 @@ class Claim(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """Node ports that are not free."""
+class NodePorts:
+    """What is known of the cluster's node ports. The API server cannot check a patch: it is never sent there."""
 
+    numbers: range = NODE_PORTS
+    """All that there are: kube-apiserver's --service-node-port-range."""
     allocated: Mapping[int, str] = field(default_factory=dict)
     """By number: the Service (namespace/name) that the API server gave it to."""
     claims: Sequence[Claim] = ()
@@ -62,7 +64,9 @@ class ServicePatches:
     """Names that no unit has."""
 
 
-def service_patches(grid: ServiceGrid, units: Units, service: Service | None, taken: Taken) -> ServicePatches:
+def service_patches(
+    grid: ServiceGrid, units: Units, service: Service | None, node_ports: NodePorts
+) -> ServicePatches:
     """Return the patches of `grid` for `units`; without its `service` nothing is known of ports."""
     overrides = _Overrides(grid)
     patches: dict[str, ServicePatch] = {}
@@ -71,7 +75,7 @@ def service_patches(grid: ServiceGrid, units: Units, service: Service | None, ta
         if not info.nodes:
             continue
         try:
-            unit = _Unit(info, service, taken, overrides.of(info))
+            unit = _Unit(info, service, node_ports, overrides.of(info))
         except MatcherError as error:
             message = f"spec.overrides: {error}; no unit's Service is changed until it is repaired"
             return ServicePatches(problems={"": Problem(UNITS_INVALID, message)})
@@ -123,13 +127,13 @@ class _Unit:
         self,
         info: UnitInfo,
         service: Service | None,
-        taken: Taken,
+        node_ports: NodePorts,
         overrides: Iterable[tuple[OverrideRef, ServiceOverride]],
     ) -> None:
         self.problems: list[str] = []
         self._info = info
         self._service = service
-        self._taken = taken
+        self._node_ports = node_ports
         self._names = unit_names(info.unit.value, info.unit.key, info.unit.values)
         ips: tuple[str, ...] | None = None
         annotations: dict[str, str] = {}
@@ -207,8 +211,9 @@ class _Unit:
         for port, (number, where) in wanted.items():
             twins = [other for other in final if other != port and (final[other], other[1]) == (number, port[1])]
             holder = f"port {twins[0][0]} of this Service" if twins else self._holder(number)
-            if number not in NODE_PORTS:
-                ports = f"{NODE_PORTS.start}-{NODE_PORTS.stop - 1}"
+            numbers = self._node_ports.numbers
+            if number not in numbers:
+                ports = f"{numbers.start}-{numbers.stop - 1}"
                 self.problems.append(f"{where}: {number} is outside {ports}, where node ports are: give one inside")
             elif holder:
                 self.problems.append(f"{where}: {number} is taken by {holder}: give another one")
@@ -220,10 +225,10 @@ class _Unit:
         """Return in words who has a node port on the unit's nodes; empty where it is free."""
         assert self._service is not None
         meta = self._service.metadata
-        name = self._taken.allocated.get(number, "")
+        name = self._node_ports.allocated.get(number, "")
         if name and name != f"{meta.namespace}/{meta.name}":
             return f"Service {name}"
-        for claim in self._taken.claims:
+        for claim in self._node_ports.claims:
             if claim.port == number and claim.nodes & self._info.nodes:
                 return f"an override of ServiceGrid {claim.grid}"
         return ""

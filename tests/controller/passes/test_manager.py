@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -77,3 +78,18 @@ async def test_who_leads_again_looks_at_everything(scene: Any) -> None:
     await _until(lambda: "apply deployments web-one" in scene.api.writes)
     second.cancel()
     await asyncio.gather(second, return_exceptions=True)
+
+
+async def test_node_ports_are_those_of_the_cluster(scene: Any) -> None:
+    """An override's node port is given where the API server's range has it, whatever the default range is."""
+    scene.node("n", "one")
+    ports = [{"name": "http", "port": 80, "protocol": "TCP", "nodePort": 2080}]
+    override = {"units": {"names": ["one"]}, "patch": {"nodePorts": {"http": 2081}}}
+    template = {"type": "NodePort", "selector": {"app": "web"}, "ports": ports}
+    spec = {"gridUniqKey": "zone", "template": template, "overrides": [override]}
+    scene.api.put("servicegrids", {"metadata": {"name": "web"}, "spec": spec})
+    manager = Manager(_observed(scene), scene.api, _NoEvents(), Metrics(), node_ports=range(2000, 3000))
+    lead = asyncio.create_task(manager.lead())
+    await _until(lambda: "2081" in json.dumps(scene.api.of("endpointslices")))
+    lead.cancel()
+    await asyncio.gather(lead, return_exceptions=True)

@@ -53,6 +53,18 @@ def test_template_keeps_unknown_fields(world: Any) -> None:
     assert world.plane.get("sg", "grid", world.namespace)["spec"]["template"]["someday"] == {"deep": [1, {"a": True}]}
 
 
+def test_status_of_another_makers_grid_is_ignored(world: Any) -> None:
+    """What `kubectl get -o yaml` gave elsewhere applies as it is: only the controller writes a status."""
+    states = {"states": {"one": {"readyReplicas": 1}}}
+    world.plane.apply(
+        {**world.deployment_grid(), "status": states}, {**world.service_grid(), "status": {"loadBalancer": {}}}
+    )
+    world.wait_condition("NoUnits")
+    world.wait_condition("ServiceApplied", kind="sg")
+    for kind in ("dg", "sg"):
+        assert not world.plane.get(kind, "grid", world.namespace)["status"].keys() & {"states", "loadBalancer"}
+
+
 def test_nothing_is_defaulted_into_the_users_spec(world: Any) -> None:
     """What was applied is what is there (I3)."""
     manifest = world.deployment_grid()

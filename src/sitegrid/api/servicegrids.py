@@ -13,7 +13,7 @@ from msgspec import Meta, Struct, field
 from sitegrid.api.grids import GridUniqKey, template_field
 from sitegrid.api.matchers import MATCHER_RULES, UnitMatcher
 from sitegrid.api.meta import ObjectMeta
-from sitegrid.api.status import ServiceGridStatus
+from sitegrid.api.status import STATUS, ServiceGridStatus
 from sitegrid.wire.labels import GROUP
 
 SERVICE_NAME_PATTERN: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
@@ -174,9 +174,7 @@ class ServiceGrid(Struct, rename="camel"):
     spec: Annotated[
         ServiceGridSpec, Meta(description="The Service, and the key that closes it; written by the user.")
     ]
-    status: Annotated[
-        ServiceGridStatus, Meta(description="What the controller last saw; written by the controller.")
-    ] = field(default_factory=ServiceGridStatus)
+    status: Annotated[ServiceGridStatus, STATUS] = field(default_factory=ServiceGridStatus)
 
     def wanted_service_name(self) -> str:
         """Return the name of the Service that this grid is to make."""

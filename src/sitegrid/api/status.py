@@ -16,6 +16,12 @@ MAX_FALLBACK_STATES: Final = 100
 """How many units that use another's endpoints the status tells."""
 
 
+STATUS: Final = Meta(
+    description="What the controller last saw; written by the controller.",
+    # What users write here the API server drops, but it refuses fields that it does not know.
+    extra_json_schema={"x-kubernetes-preserve-unknown-fields": True},
+)
+"""Of the field `status` of all kinds that other makers have as well, whose manifests apply as they are."""
 ObservedGeneration = Annotated[int, Meta(description="The generation of the spec that this status is about.")]
 
 _ATOMIC: Final = {"x-kubernetes-list-type": "atomic"}

@@ -17,7 +17,7 @@ from sitegrid.api.grids import GridUniqKey, template_field
 from sitegrid.api.meta import ObjectMeta
 from sitegrid.api.nodeunits import MAX_LISTED, MAX_MEMBERS
 from sitegrid.api.servicegrids import ServiceGrid, ServiceGridSpec
-from sitegrid.api.status import Condition, GridStatus, ObservedGeneration, ServiceGridStatus
+from sitegrid.api.status import STATUS, Condition, GridStatus, ObservedGeneration, ServiceGridStatus
 from sitegrid.api.workloads import DeploymentGrid, DeploymentGridSpec, StatefulSetGrid, StatefulSetGridSpec
 from sitegrid.wire.labels import GROUP
 
@@ -44,10 +44,6 @@ _KEY_REQUIRED: Final = {
         }
     ]
 }
-_STATUS: Final = Meta(
-    description="What the controller last saw; written by the controller.",
-    extra_json_schema={"x-kubernetes-preserve-unknown-fields": True},
-)
 _STATES: Final = Meta(
     description="The status of each unit's workload, by unit; of very many units only those that unitStates has.",
     extra_json_schema={"x-kubernetes-map-type": "atomic"},
@@ -92,7 +88,7 @@ class SuperEdgeDeploymentGrid(DeploymentGrid, rename="camel", kw_only=True):
     GROUP: ClassVar[str] = SUPEREDGE
 
     spec: Annotated[SuperEdgeDeploymentGridSpec, _SPEC] = field(default_factory=SuperEdgeDeploymentGridSpec)
-    status: Annotated[StatedGridStatus, _STATUS] = field(default_factory=StatedGridStatus)
+    status: Annotated[StatedGridStatus, STATUS] = field(default_factory=StatedGridStatus)
 
 
 class SuperEdgeStatefulSetGrid(StatefulSetGrid, rename="camel", kw_only=True):
@@ -101,7 +97,7 @@ class SuperEdgeStatefulSetGrid(StatefulSetGrid, rename="camel", kw_only=True):
     GROUP: ClassVar[str] = SUPEREDGE
 
     spec: Annotated[SuperEdgeStatefulSetGridSpec, _SPEC] = field(default_factory=SuperEdgeStatefulSetGridSpec)
-    status: Annotated[StatedGridStatus, _STATUS] = field(default_factory=StatedGridStatus)
+    status: Annotated[StatedGridStatus, STATUS] = field(default_factory=StatedGridStatus)
 
 
 class SuperEdgeServiceGridSpec(ServiceGridSpec, rename="camel", frozen=True, kw_only=True):
@@ -120,7 +116,7 @@ class SuperEdgeServiceGrid(ServiceGrid, rename="camel"):
     GROUP: ClassVar[str] = SUPEREDGE
 
     spec: Annotated[SuperEdgeServiceGridSpec, _SPEC] = field(default_factory=SuperEdgeServiceGridSpec)
-    status: Annotated[ServiceGridStatus, _STATUS] = field(default_factory=ServiceGridStatus)
+    status: Annotated[ServiceGridStatus, STATUS] = field(default_factory=ServiceGridStatus)
 
 
 _Value = Annotated[str, Meta(description="The value.")]
@@ -237,7 +233,7 @@ class SiteNodeUnit(Struct, rename="camel"):
     spec: Annotated[SiteNodeUnitSpec, Meta(description="Its nodes, and what they carry; written by the user.")] = (
         field(default_factory=SiteNodeUnitSpec)
     )
-    status: Annotated[SiteNodeUnitStatus, _STATUS] = field(default_factory=SiteNodeUnitStatus)
+    status: Annotated[SiteNodeUnitStatus, STATUS] = field(default_factory=SiteNodeUnitStatus)
 
 
 class Workload(Struct, rename="camel", frozen=True):
@@ -295,4 +291,4 @@ class SiteNodeGroup(Struct, rename="camel"):
     spec: Annotated[SiteNodeGroupSpec, Meta(description="Which NodeUnits it has; written by the user.")] = field(
         default_factory=SiteNodeGroupSpec
     )
-    status: Annotated[SiteNodeGroupStatus, _STATUS] = field(default_factory=SiteNodeGroupStatus)
+    status: Annotated[SiteNodeGroupStatus, STATUS] = field(default_factory=SiteNodeGroupStatus)

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct, field
 from sitegrid.api.grids import GridUniqKey, template_field
 from sitegrid.api.matchers import MATCHER_RULES, UnitMatcher
 from sitegrid.api.meta import ObjectMeta
-from sitegrid.api.status import GridStatus
+from sitegrid.api.status import STATUS, GridStatus
 from sitegrid.wire.labels import GROUP
 
 DEFAULT_TEMPLATE: Final = "default"
@@ -205,9 +205,7 @@ class WorkloadGrid(Struct, rename="camel", kw_only=True):
 
     metadata: ObjectMeta
     spec: WorkloadGridSpec
-    status: Annotated[GridStatus, Meta(description="What the controller last saw; written by the controller.")] = (
-        field(default_factory=GridStatus)
-    )
+    status: Annotated[GridStatus, STATUS] = field(default_factory=GridStatus)
 
 
 class DeploymentGrid(WorkloadGrid, rename="camel", kw_only=True):

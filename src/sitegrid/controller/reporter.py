@@ -1,7 +1,12 @@
-"""Tells users what happened: events on the grid, and the causes of API errors in words for conditions."""
+"""Tells users what happened: events on the grid, and the causes of API errors in words for conditions.
+
+Called by all passes. Whatever the API server answers, a condition's message is a sentence that says what is wrong and
+where. Held by ``tests/controller/test_reporter.py``.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, Protocol
 
 from sitegrid.api.meta import ObjectMeta
@@ -16,6 +21,14 @@ _IMMUTABLE: Final = (
 )
 """How the API server refuses a change of what it never changes (apimachinery's FieldImmutableErrorMsg; validation of
 StatefulSets and Services)."""
+_UNREADABLE: Final = re.compile(
+    r"failed to (?:create typed patch object|convert new object) \([^)]*Kind=(?P<kind>\w+)\)(?: to proper version)?: "
+    r"(?:unable to convert unstructured object to [^:]*: )?(?P<what>.+)",
+    re.DOTALL,
+)
+"""How the API server refuses to apply what is no object of the kind, with 500 and no reason (apiserver's
+managedfields/internal/structuredmerge.go; the rest is structured-merge-diff's)."""
+_UNKNOWN_FIELD: Final = re.compile(r"\.(?P<path>.+): field not declared in schema")
 
 
 class Recorder(Protocol):
@@ -41,8 +54,16 @@ class Reporter:
 
 
 def api_problem(error: ApiError) -> Problem:
-    """Return the API server's refusal as a problem, in its own words."""
-    return Problem(error.reason or "ApplyFailed", error.message or str(error))
+    """Return the API server's refusal as a problem, in its own words where they are for users."""
+    unreadable = _UNREADABLE.fullmatch(error.message)
+    if unreadable is None:
+        return Problem(error.reason or "ApplyFailed", error.message or str(error))
+    kind, what = unreadable["kind"], unreadable["what"]
+    if (unknown := _UNKNOWN_FIELD.fullmatch(what)) is not None:
+        text = f"a {kind} has no field {unknown['path']}: correct its name in this grid, or leave it out"
+    else:
+        text = f"Kubernetes cannot read the {kind}: {what.removeprefix('.')}; correct it in this grid"
+    return Problem("Invalid", text)
 
 
 def refused_change(error: ApiError, resource: Resource, name: str) -> Problem:

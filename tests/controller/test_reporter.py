@@ -26,6 +26,11 @@ CONVERTED = (
             f"a Deployment has no field {TYPO}: correct its name in this grid, or leave it out",
         ),
         (
+            TYPED
+            + "errors:\n  .spec.metadata: field not declared in schema\n  .spec.spec: field not declared in schema",
+            "a Deployment has no field spec.metadata: a template has what stands below `spec:` in a Deployment",
+        ),
+        (
             TYPED + ".spec.replicas: expected numeric (int or float), got string",
             "Kubernetes cannot read the Deployment: spec.replicas: expected numeric (int or float), got string; "
             "correct it in this grid",
@@ -36,7 +41,7 @@ CONVERTED = (
             "correct it in this grid",
         ),
     ],
-    ids=["unknown field", "wrong type", "wrong quantity"],
+    ids=["unknown field", "a Pod template in its place", "wrong type", "wrong quantity"],
 )
 def test_what_cannot_be_read_is_one_sentence(message: str, told: str) -> None:
     """It names kind and path and says what to do, without the API server's inner words."""

@@ -125,7 +125,7 @@ def test_label_set_by_hand_is_not_overwritten() -> None:
     node = _node(zone="bj")
     decision = decide(node, declarers.claims(node), {}, ())
     assert not decision.won
-    assert "put there by somebody else" in decision.lost[0][1].message
+    assert decision.lost[0][1].message.endswith("by somebody else: take its label off, kubectl label node n zone-")
 
 
 def test_label_set_by_hand_to_the_same_value_is_shared() -> None:

@@ -52,7 +52,9 @@ def test_counts_nodes_and_grids() -> None:
 def test_ready_when_all_nodes_are() -> None:
     """A unit with all nodes ready and no mistake is Ready; one without nodes is not."""
     assert _of(unit_status(_unit(), _nodes(2, 2), [], [], now=NOW).conditions)["Ready"] == ("True", "NodesReady")
-    assert _of(unit_status(_unit(), [], [], [], now=NOW).conditions)["Ready"] == ("False", "NoNodes")
+    status = unit_status(_unit(), [], [], [], now=NOW)
+    assert _of(status.conditions)["Ready"] == ("False", "NoNodes")
+    assert status.conditions[0].message == "no node carries the label zone=hz"
 
 
 def test_first_problem_is_told_and_the_others_counted() -> None:

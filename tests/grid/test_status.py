@@ -101,7 +101,8 @@ def test_key_without_units_is_told(make_grid: Any) -> None:
     """A mistyped key has no units, and the user is told what to do."""
     ready = _condition(_status(make_grid(), {}), "Ready")
     assert (ready.status, ready.reason) == ("False", "NoUnits")
-    assert "label zone" in ready.message
+    assert ready.message.endswith("kubectl label node NODE zone=UNIT")
+    assert _condition(_status(make_grid(), {}), "Progressing").message == "there is no unit"
 
 
 def test_problem_is_named_with_its_unit(make_grid: Any) -> None:
@@ -159,6 +160,9 @@ def test_names_that_no_unit_has_are_told(make_grid: Any) -> None:
     status = _status(make_grid(overrides=[override]), {"one": _child()})
     assert status.unknown_units == ["later"]
     assert _condition(status, "Degraded").status == "False"
+    degraded = _condition(status, "Degraded")
+    assert (degraded.status, degraded.reason) == ("False", "AsExpected")
+    assert degraded.message == "no unit has a problem; the spec names units that there are not: later"
 
 
 def test_unused_templates_are_told(make_grid: Any) -> None:
@@ -222,8 +226,8 @@ def test_status_survives_the_wire(make_grid: Any) -> None:
     assert msgspec.json.decode(msgspec.json.encode(status), type=GridStatus) == status
 
 
-def _service_grid() -> ServiceGrid:
-    grid = msgspec.convert({"metadata": {}, "spec": {"gridUniqKey": "zone", "template": {}}}, ServiceGrid)
+def _service_grid(**template: Any) -> ServiceGrid:
+    grid = msgspec.convert({"metadata": {}, "spec": {"gridUniqKey": "zone", "template": template}}, ServiceGrid)
     grid.metadata = ObjectMeta(name="demo", generation=3)
     return grid
 
@@ -242,6 +246,20 @@ def test_service_status() -> None:
     status = _service_status({}, {})
     assert (status.service_name, status.units, status.observed_generation) == ("demo-svc", 2, 3)
     assert [(c.type, c.status) for c in status.conditions] == [("Ready", "True"), ("Degraded", "False")]
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ({"selector": {"a": "b"}}, "each unit sees its own endpoints"),
+        ({}, "each unit sees its own of the endpoints that you write, since the template has no selector"),
+        ({"type": "ExternalName"}, "it is an external name, the same for all units"),
+    ],
+)
+def test_a_service_says_whose_endpoints_it_has(template: dict[str, Any], said: str) -> None:
+    """A selector that was forgotten is seen where one looks, though it may be meant."""
+    status = service_status(_service_grid(**template), UNITS, {}, used={}, unknown=(), now=NOW)
+    assert status.conditions[0].message == f"Service demo-svc is applied; {said}"
 
 
 def test_service_problem_is_told() -> None:

@@ -129,7 +129,9 @@ class SitePasses:
             ready_rate=f"{len(ready)}/{len(nodes)}",
             ready_nodes=ready[:MAX_LISTED],
             not_ready_nodes=others[:MAX_LISTED],
-            conditions=conditions_of(unit, len(nodes), len(ready), problems, now=self._now()),
+            conditions=conditions_of(
+                unit, f"{name}={MEMBER_OF_UNIT}", len(nodes), len(ready), problems, now=self._now()
+            ),
         )
         if status != unit.status:
             await self._writer.status(SITE_NODEUNITS, unit.metadata, msgspec.to_builtins(status))
@@ -144,7 +146,9 @@ class SitePasses:
             observed_generation=group.metadata.generation,
             unit_number=len(units),
             node_units=units[:MAX_LISTED],
-            conditions=conditions_of(group, len(nodes), sum(node.ready for node in nodes), problems, now=self._now()),
+            conditions=conditions_of(
+                group, name, len(nodes), sum(node.ready for node in nodes), problems, now=self._now()
+            ),
         )
         if status != group.status:
             await self._writer.status(SITE_NODEGROUPS, group.metadata, msgspec.to_builtins(status))

@@ -260,9 +260,10 @@ def _decide_key(
         if holders and not holders & {*frozen} and any(claim.by_name for claim in contest):
             decision.yielding.update(holders)
         who = f"{min(holders)}, which lets it go after its grace period" if holders else "somebody else"
+        remedy = "" if holders else f": take its label off, kubectl label node {node.name} {key}-"
         problem = Problem(
             NODE_IN_OTHER_UNIT,
-            f"node {node.name} is in unit {present or '(empty)'} of {key} already, put there by {who}",
+            f"node {node.name} is in unit {present or '(empty)'} of {key} already, put there by {who}{remedy}",
         )
         decision.lost.extend((claim, problem) for claim in contest)
         return

@@ -66,7 +66,8 @@ def unit_status(
     owner = Owner.of(node_unit)
     if unknown:
         problems = [*problems, _unknown_nodes(unknown)]
-    states = {READY: _ready(len(members), ready, problems), DEGRADED: _degraded(problems)}
+    label = f"{node_unit.spec.grid_uniq_key}={node_unit.unit}"
+    states = {READY: _ready(label, len(members), ready, problems), DEGRADED: _degraded(problems)}
     return NodeUnitStatus(
         observed_generation=node_unit.metadata.generation,
         unit=node_unit.unit,
@@ -91,7 +92,7 @@ def group_status(
 ) -> NodeGroupStatus:
     """Return the status of a NodeGroup: `units` are the values of its key, `nodes` those that carry one."""
     ready = sum(node.ready for node in nodes)
-    states = {READY: _ready(len(nodes), ready, problems), DEGRADED: _degraded(problems)}
+    states = {READY: _ready(group.spec.grid_uniq_key, len(nodes), ready, problems), DEGRADED: _degraded(problems)}
     return NodeGroupStatus(
         observed_generation=group.metadata.generation,
         units=sorted(units)[:MAX_LISTED],
@@ -105,10 +106,10 @@ def group_status(
 
 
 def conditions_of(
-    item: Any, nodes: int, ready: int, problems: Sequence[Problem], *, now: datetime
+    item: Any, label: str, nodes: int, ready: int, problems: Sequence[Problem], *, now: datetime
 ) -> list[Condition]:
-    """Return the conditions of a declared object of whatever kind, of whose `nodes` so many are `ready`."""
-    return _conditions({READY: _ready(nodes, ready, problems), DEGRADED: _degraded(problems)}, item, now)
+    """Return the conditions of a declared object: of so many `nodes` with its `label`, some are `ready`."""
+    return _conditions({READY: _ready(label, nodes, ready, problems), DEGRADED: _degraded(problems)}, item, now)
 
 
 def _unknown_nodes(names: Sequence[str]) -> Problem:
@@ -116,12 +117,12 @@ def _unknown_nodes(names: Sequence[str]) -> Problem:
     return Problem(UNKNOWN_NODES, f"there is no node {shown}; what is declared for it waits until it comes")
 
 
-def _ready(total: int, ready: int, problems: Sequence[Problem]) -> _State:
+def _ready(label: str, total: int, ready: int, problems: Sequence[Problem]) -> _State:
     if problems:
         _, reason, message = _degraded(problems)
         return (False, reason, message)
     if not total:
-        return (False, "NoNodes", "no node carries the label")
+        return (False, "NoNodes", f"no node carries the label {label}")
     if ready < total:
         return (False, "NodesNotReady", f"{ready} of {total} nodes are ready")
     return (True, "NodesReady", f"all {total} nodes are ready")

@@ -7,7 +7,7 @@ status that says the same is equal to the former, so that nothing is written (in
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, Literal, NamedTuple
 
@@ -61,7 +61,9 @@ def workload_status(
 ) -> Report:
     """Return the status of a workload grid after `plan` was carried out; `failures` by unit, also of leaving ones."""
     found = GridUnits(blueprint.kind, grid, plan, failures)
-    states = {READY: _ready(grid, found), PROGRESSING: _progressing(found), DEGRADED: _degraded(found.problems)}
+    unknown = blueprint.unknown(units)
+    degraded = _degraded(found.problems, unknown)
+    states = {READY: _ready(grid, found), PROGRESSING: _progressing(found), DEGRADED: degraded}
     shown, omitted = bounded_states(found.states())
     status = GridStatus(
         observed_generation=grid.metadata.generation,
@@ -73,7 +75,7 @@ def workload_status(
         unit_states=shown,
         unit_states_omitted=omitted,
         unused_templates=unused_templates(grid.spec),
-        unknown_units=blueprint.unknown(units),
+        unknown_units=unknown,
     )
     if isinstance(grid.status, StatedGridStatus):
         status = with_states(status, plan.children)
@@ -100,8 +102,8 @@ def service_status(
         _, reason, message = _degraded(problems)
         ready: _State = ("False", reason, message)
     else:
-        ready = ("True", "ServiceApplied", f"Service {name} is applied; each unit sees its own endpoints.")
-    states = {READY: ready, DEGRADED: _degraded(problems)}
+        ready = ("True", "ServiceApplied", f"Service {name} is applied; {_whose_endpoints(grid)}")
+    states = {READY: ready, DEGRADED: _degraded(problems, sorted(unknown))}
     fallbacks = [FallbackState(unit, to) for unit, to in sorted(used.items())]
     return ServiceGridStatus(
         observed_generation=grid.metadata.generation,
@@ -114,6 +116,14 @@ def service_status(
     )
 
 
+def _whose_endpoints(grid: ServiceGrid) -> str:
+    if grid.spec.template.get("type") == "ExternalName":
+        return "it is an external name, the same for all units"
+    if not grid.spec.template.get("selector"):
+        return "each unit sees its own of the endpoints that you write, since the template has no selector"
+    return "each unit sees its own endpoints"
+
+
 def _ready(grid: WorkloadGrid, found: GridUnits) -> _State:
     if found.problems:
         _, reason, message = _degraded(found.problems)
@@ -122,7 +132,8 @@ def _ready(grid: WorkloadGrid, found: GridUnits) -> _State:
     if not total and grid.spec.units is not None:
         return ("False", "NoUnits", f"no unit of {key} is chosen by spec.units, or no node carries that label")
     if not total:
-        return ("False", "NoUnits", f"no node carries the label {key}: label the nodes of each unit")
+        how = f"kubectl label node NODE {key}=UNIT"
+        return ("False", "NoUnits", f"no node carries the label {key}: label the nodes of each unit, {how}")
     waiting = [value for value in found.children if value not in found.ready]
     if waiting:
         return (
@@ -146,13 +157,19 @@ def _progressing(found: GridUnits) -> _State:
         return ("True", "UnitsUpdating", message)
     if blocked or suspended:
         return ("False", "UnitsPrevented" if blocked else "UnitsSuspended", message)
+    if not total:
+        return ("False", "UnitsUpdated", "there is no unit")
     return ("False", "UnitsUpdated", f"all {total} units run the current template")
 
 
-def _degraded(problems: Mapping[str, Problem]) -> _State:
-    """Return the state for problems by unit, the worst first; the empty unit stands for the grid."""
+def _degraded(problems: Mapping[str, Problem], unknown: Sequence[str] = ()) -> _State:
+    """Return the state for problems by unit, the worst first; the empty unit stands for the grid.
+
+    Names of the spec that no unit has are told: they may be of units to come, or slips.
+    """
     if not problems:
-        return ("False", "AsExpected", "no unit has a problem")
+        named = f"; the spec names units that there are not: {listed(unknown)}" if unknown else ""
+        return ("False", "AsExpected", f"no unit has a problem{named}")
     value, problem = next(iter(problems.items()))
     where = f"unit {value}: " if value else ""
     others = len(problems) - 1
@@ -161,7 +178,7 @@ def _degraded(problems: Mapping[str, Problem]) -> _State:
     return ("True", problem.reason, shortened(f"{where}{problem.message}", MAX_MESSAGE - len(more)) + more)
 
 
-def listed(values: list[str]) -> str:
+def listed(values: Sequence[str]) -> str:
     """Return the first few of `values` in words, and how many more there are."""
     shown = ", ".join(values[:3])
     return shown if len(values) <= 3 else f"{shown} and {len(values) - 3} more"

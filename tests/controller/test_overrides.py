@@ -306,19 +306,20 @@ def test_explain(world: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "words", "code"),
     [
-        (("nope", "one"), "there is no DeploymentGrid"),
-        (("pods/grid", "one"), "not [KIND/]NAME"),
-        (("ssg/grid", "one"), "there is no StatefulSetGrid"),
-        (("grid", "three"), "has no unit three; it has: one"),
+        (("nope", "one"), "there is no DeploymentGrid nope in namespace", 1),
+        (("pods/grid", "one"), "not [KIND/]NAME", 2),
+        (("ssg", "grid", "one"), "there is no StatefulSetGrid", 1),
+        (("sg/grid", "one"), "there is no ServiceGrid", 1),
+        (("grid", "three"), "has no unit three; it has: one", 1),
     ],
 )
-def test_explain_says_what_is_wrong(world: Any, arguments: tuple[str, ...], words: str) -> None:
-    """One line, and exit code 1."""
+def test_explain_says_what_is_wrong(world: Any, arguments: tuple[str, ...], words: str, code: int) -> None:
+    """One line, and the exit code tells a slip of the fingers from what is not there."""
     world.nodes("one")
     world.plane.apply(world.deployment_grid())
     result = _sitegrid(world, "explain", *arguments, "-n", world.namespace, check=False)
-    assert result.returncode == 1
+    assert result.returncode == code
     assert result.stderr.startswith("error: ")
     assert words in result.stderr

@@ -28,7 +28,7 @@ _UNREADABLE: Final = re.compile(
 )
 """How the API server refuses to apply what is no object of the kind, with 500 and no reason (apiserver's
 managedfields/internal/structuredmerge.go; the rest is structured-merge-diff's)."""
-_BESIDE_THE_SPEC: Final = re.compile(r"\.spec\.(spec|metadata|containers): field not declared in schema.*")
+_BESIDE_THE_SPEC: Final = re.compile(r"\.(?P<path>spec\.(spec|metadata|containers)): field not declared in schema.*")
 """A Pod's template, a Pod's spec, or a whole object, where a spec is to be."""
 _UNKNOWN_FIELD: Final = re.compile(r"\.(?P<path>.+): field not declared in schema")
 
@@ -62,8 +62,8 @@ def api_problem(error: ApiError) -> Problem:
         return Problem(error.reason or "ApplyFailed", error.message or str(error))
     # Several mistakes are several lines.
     kind, what = unreadable["kind"], " ".join(unreadable["what"].removeprefix("errors:").split())
-    if _BESIDE_THE_SPEC.fullmatch(what):
-        text = f"a {kind} has no field {what[1:].partition(':')[0]}: a template has what stands below `spec:` in a {kind}"
+    if (beside := _BESIDE_THE_SPEC.fullmatch(what)) is not None:
+        text = f"a {kind} has no field {beside['path']}: a template has what stands below `spec:` in a {kind}"
     elif (unknown := _UNKNOWN_FIELD.fullmatch(what)) is not None:
         text = f"a {kind} has no field {unknown['path']}: correct its name in this grid, or leave it out"
     else:

@@ -9,6 +9,7 @@ import pytest
 
 from sitegrid.lab.clients import Clients
 from sitegrid.lab.lab import Lab
+from tests.support.faultsite import PLAIN, FaultSite
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -41,6 +42,15 @@ def walkthrough(lab: Lab, clients: Clients) -> Iterator[Clients]:
     )  # fmt: skip
     yield clients
     lab.kubectl("delete", "--wait=false", *flags)
+
+
+@pytest.fixture(scope="module")
+def site(walkthrough: Clients, lab: Lab) -> Iterator[FaultSite]:
+    """Run a plain Deployment with a pod on each node of NodeUnit2, behind a plain Service."""
+    lab.kubectl("apply", "-f", "-", input=PLAIN)
+    lab.kubectl("rollout", "status", "deployment/kiosk", "--timeout=120s")
+    yield FaultSite(lab, walkthrough)
+    lab.kubectl("delete", "--wait=false", "-f", "-", input=PLAIN)
 
 
 @pytest.fixture

@@ -87,9 +87,9 @@ def test_counts_by_pod(server: Server) -> None:
 @pytest.mark.parametrize(
     ("server", "path", "reason"),
     [
-        (["p"], "/fail", "http 503"),
-        (["foreign"], "/", "not a stand-in's answer"),
-        (["closes"], "/", "connection closed without answer"),
+        (["p"], "/fail", "answer: http 503"),
+        (["foreign"], "/", "answer: not a stand-in's"),
+        (["closes"], "/", "answer: connection closed without one"),
     ],
     indirect=["server"],
 )
@@ -103,7 +103,7 @@ def test_refused_and_unresolved(tmp_path: Path) -> None:
     """Nobody there, and no such name, are errors."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    assert run(f"http://127.0.0.1:{port}", "--requests", "1")["errors"] == {"connection refused": 1}
+    assert run(f"http://127.0.0.1:{port}", "--requests", "1")["errors"] == {"connect: connection refused": 1}
     # An empty label: refused by the resolver itself, without asking a server.
     assert next(iter(run("http://a..b", "--requests", "1")["errors"])).startswith("dns: ")
 
@@ -112,7 +112,7 @@ def test_silent_server_times_out() -> None:
     """A request that is never answered is a timeout."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        assert run(url, "--requests", "1", "--timeout", "0.1")["errors"] == {"timeout": 1}
+        assert run(url, "--requests", "1", "--timeout", "0.1")["errors"] == {"answer: timeout": 1}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -110,9 +110,7 @@ class Clients:
                 senders[node, url] = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
             yield matrices
             for (node, url), sender in senders.items():
-                # nsenter has forked: the program is its child, and a signal to nsenter would not reach it.
-                child = Path(f"/proc/{sender.pid}/task/{sender.pid}/children").read_text().split()[0]
-                os.kill(int(child), signal.SIGTERM)
+                os.kill(entered(sender), signal.SIGTERM)
                 output, _ = sender.communicate(timeout=60)
                 matrices[node, url] = Matrix(sites)
                 matrices[node, url].add(node, json.loads(output))
@@ -142,6 +140,14 @@ class Clients:
                 self._pods[node] = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
                 return True
         return False
+
+
+def entered(process: subprocess.Popen[Any]) -> int:
+    """Return the process id of the program that `process`, a command of `Lab.command`, runs in the lab.
+
+    nsenter forks: the program is its child, and a signal to nsenter would not reach it.
+    """
+    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = PATIENCE) -> bool:

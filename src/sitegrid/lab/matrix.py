@@ -2,7 +2,8 @@
 
 Built by the demo and the end-to-end tests from the summaries that `sitegrid.lab.traffic` prints. A request counts as
 *misplaced* when a pod outside the asker's own site answered it, and as *lost* when nobody did. Sites are looked up by
-node name in what the API server says, never in what an answer claims. Held by ``tests/lab/test_matrix.py``.
+node name in what the API server says, never in what an answer claims. Why requests were lost stands under the table.
+Held by ``tests/lab/test_matrix.py``.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ class Matrix:
 
     sites: Mapping[str, str]
     answers: Counter[tuple[str, str]] = field(default_factory=Counter)
-    lost_by_site: Counter[str] = field(default_factory=Counter)
+    losses: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Unanswered requests by asking site and by reason."""
 
     def add(self, node: str, summary: Mapping[str, Any]) -> None:
         """Count one traffic summary of a client on `node`."""
         asker = self._site(node)
         for answer in summary["answers"].values():
             self.answers[asker, self._site(answer["node"])] += answer["count"]
-        self.lost_by_site[asker] += sum(summary["errors"].values())
+        for reason, count in summary["errors"].items():
+            self.losses[asker, reason] += count
 
     @property
     def requests(self) -> int:
@@ -44,18 +47,22 @@ class Matrix:
     @property
     def lost(self) -> int:
         """Requests that nobody answered."""
-        return self.lost_by_site.total()
+        return self.losses.total()
 
     def render(self) -> str:
-        """Return the matrix as a text table: a row per asking site, a column per answering site, and the lost."""
-        askers = sorted({asker for asker, _ in self.answers} | set(self.lost_by_site))
+        """Return the matrix as a text table: a row per asking site, a column per answering site, and the lost.
+
+        A line for each reason to lose requests follows.
+        """
+        askers = sorted({asker for asker, _ in [*self.answers, *self.losses]})
         answerers = sorted({answerer for _, answerer in self.answers} | {a for a in askers if a != NO_SITE})
         rows = [["FROM \\ ANSWERED BY", *answerers, "LOST"]]
         for asker in askers:
             counts = [str(self.answers[asker, answerer]) for answerer in answerers]
-            rows.append([asker, *counts, str(self.lost_by_site[asker])])
+            rows.append([asker, *counts, str(sum(n for (site, _), n in self.losses.items() if site == asker))])
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        return "\n".join(_aligned(row, widths) for row in rows)
+        reasons = [f"lost from {asker}: {n} × {reason}" for (asker, reason), n in sorted(self.losses.items())]
+        return "\n".join([*(_aligned(row, widths) for row in rows), *reasons])
 
     def _site(self, node: str) -> str:
         return self.sites.get(node) or NO_SITE

@@ -7,6 +7,9 @@ is one JSON object on stdout:
 
 ``{"requests": N, "answers": {POD: {"node": …, "count": …, "nodeLabels": {…}}}, "errors": {REASON: count}}``
 
+A reason begins with the step that failed, ``dns``, ``connect`` or ``answer``, so that an unknown name, a Service
+without endpoints (refused), a pod's address that nobody has and a pod that ended can be told apart.
+
 Invariant: every request that was begun is counted once, as an answer or as an error, also after a signal.
 Held by ``tests/lab/test_traffic.py``.
 """
@@ -91,16 +94,18 @@ def send(target: Target, timeout: float) -> dict[str, Any]:
     except OSError as error:
         raise RequestError(f"dns: {error.strerror or error}") from None
     family, kind, protocol, _, address = addresses[0]
+    step = "connect"
     try:
         with socket.socket(family, kind, protocol) as connection:
             connection.settimeout(max(0.001, deadline - time.monotonic()))
             connection.connect(address)
+            step = "answer"
             connection.sendall(target.request)
             data = _read_all(connection, deadline)
     except TimeoutError:
-        raise RequestError("timeout") from None
+        raise RequestError(f"{step}: timeout") from None
     except OSError as error:
-        raise RequestError((error.strerror or str(error)).lower()) from None
+        raise RequestError(f"{step}: {(error.strerror or str(error)).lower()}") from None
     return _parse(data)
 
 
@@ -122,14 +127,14 @@ def _parse(data: bytes) -> dict[str, Any]:
     head, _, body = data.partition(b"\r\n\r\n")
     words = head.split(b" ", 2)
     if len(words) < 2:
-        raise RequestError("connection closed without answer")
+        raise RequestError("answer: connection closed without one")
     if words[1] != b"200":
-        raise RequestError(f"http {words[1].decode(errors='replace')}")
+        raise RequestError(f"answer: http {words[1].decode(errors='replace')}")
     try:
         answer = json.loads(body)
         return {key: answer[key] for key in ("pod", "node", "nodeLabels")}
     except (ValueError, KeyError, TypeError):
-        raise RequestError("not a stand-in's answer") from None
+        raise RequestError("answer: not a stand-in's") from None
 
 
 class Sender:

@@ -44,6 +44,9 @@ AGENT = "http://127.0.0.1:10351"
 QUIET = 1.2
 """Seconds: kube-proxy writes rules at most once a second; a change after a quiet second is written at once."""
 
+_SWEPT = ("delete chain ", "delete set ")
+"""How `nft monitor` tells what kube-proxy clears away a second after it went out of use."""
+
 
 class Lines:
     """The lines of a program that concern the Service, with the times at which they came."""
@@ -58,7 +61,7 @@ class Lines:
         assert self._process.stdout is not None
         with self._process.stdout as output:
             for line in output:
-                if SERVICE in line:
+                if SERVICE in line and not line.startswith(_SWEPT):
                     self._seen.append(time.monotonic())
 
     def since(self, moment: float) -> list[float]:
@@ -104,7 +107,7 @@ class Changes:
         assert wait_until(is_so, seconds=30), f"{what}: {self.rules()}"
         self._until_quiet()
         times = [
-            min(min(lines.since(began), default=0) for lines in self._cloud),
+            min(seconds for lines in self._cloud for seconds in lines.since(began)),
             max(max(lines.since(began), default=0) for lines in self._agent),
             max(self._rules.since(began), default=0),
         ]

@@ -158,7 +158,7 @@ def test_a_node_relabelled_while_cut_off_moves_when_it_hears_of_it(offline: Faul
         tell("relabelled while cut", seen)
         assert (after.misplaced, after.lost) == (0, 0), "\n" + after.render()
         check_nothing_happened({(OTHER, URL): seen[OTHER, URL]})
-        assert {reason for _, reason in seen[FAULTY, URL].losses} <= {NO_ENDPOINTS}, "\n" + seen[FAULTY, URL].render()
+        assert {reason for _, reason in seen[FAULTY, URL].losses} <= NO_ENDPOINTS, "\n" + seen[FAULTY, URL].render()
     finally:
         lab.kubectl("label", "--overwrite", "node", FAULTY, "zone=NodeUnit2")
     assert wait_until(lambda: f"{OTHER}:80" in offline.in_rules(FAULTY))

@@ -14,7 +14,11 @@ SITES = {"n1": "a", "n2": "b"}
 def summary(errors: int = 0, **counts: int) -> dict[str, Any]:
     """Return a traffic summary with `counts` answers by node name."""
     answers = {f"pod-{node}": {"node": node, "count": count} for node, count in counts.items()}
-    return {"requests": sum(counts.values()) + errors, "answers": answers, "errors": {"timeout": errors} if errors else {}}
+    return {
+        "requests": sum(counts.values()) + errors,
+        "answers": answers,
+        "errors": {"timeout": errors} if errors else {},
+    }
 
 
 @pytest.fixture

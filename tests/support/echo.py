@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import os
+import select
 import socket
 import ssl
 import sys
@@ -73,20 +74,23 @@ def serve(port: int) -> None:
 
 
 def relay(host: str, port: int, ca: str) -> None:
-    """Copy both ways until the connection ends."""
+    """Copy both ways, in one thread as OpenSSL needs it, until either side ends."""
     context = ssl.create_default_context(cafile=ca)
-    with context.wrap_socket(socket.create_connection((host, port)), server_hostname=host) as connection:
-
-        def send() -> None:
-            with contextlib.suppress(OSError):
-                while data := os.read(0, 65536):
-                    connection.sendall(data)
-                connection.shutdown(socket.SHUT_RDWR)
-
-        threading.Thread(target=send, daemon=True).start()
-        # The other end may be reset, and who reads here may be gone.
-        with contextlib.suppress(ConnectionError):
-            while data := connection.recv(65536):
+    raw = socket.create_connection((host, port))
+    with contextlib.suppress(ConnectionError), context.wrap_socket(raw, server_hostname=host) as connection:
+        connection.setblocking(False)
+        while True:
+            ready, _, _ = select.select([0, connection.fileno()], [], [])
+            if 0 in ready:
+                data = os.read(0, 65536)
+                if not data:
+                    return
+                connection.sendall(data)
+            # A record may hold nothing for us.
+            with contextlib.suppress(ssl.SSLWantReadError):
+                data = connection.recv(65536)
+                if not data:
+                    return
                 os.write(1, data)
 
 

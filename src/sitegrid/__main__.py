@@ -1,4 +1,7 @@
-"""`python -m sitegrid`: the same command as `sitegrid`, for where the script is not on the PATH."""
+"""`python -m sitegrid`: the same command as `sitegrid`, for where the script is not on the PATH.
+
+Held by ``tests/cli/test_main.py``.
+"""
 
 from sitegrid.cli.main import main
 

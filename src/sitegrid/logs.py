@@ -1,4 +1,7 @@
-"""How agent and controller log: one line an event, to standard error, where a kubelet collects it."""
+"""How agent and controller log: one line an event, to standard error, where a kubelet collects it.
+
+Held by ``tests/agent/test_operation.py``.
+"""
 
 from __future__ import annotations
 

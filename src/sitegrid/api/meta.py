@@ -2,6 +2,7 @@
 
 Used by every decoded object, of the API and of the cluster. Field names and meanings are those of
 apimachinery's metav1.ObjectMeta. Times stay RFC 3339 strings; only code that compares them parses them.
+Held by ``tests/api/test_types.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the controller reports on a grid: counts, conditions, and the state of each unit.
 
 Written by `sitegrid.controller`, made by `sitegrid.grid.status`. Lists are bounded, so that a grid of thousands of
-units stays a small object.
+units stays a small object. Held by ``tests/api/test_crds.py`` and ``tests/grid/test_status.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""`sitegrid agent`: reads the options of a node agent, and becomes it (`sitegrid.agent.__main__`)."""
+"""`sitegrid agent`: reads the options of a node agent, and becomes it (`sitegrid.agent.__main__`).
+
+Nothing but the options is read before, so that the agent's process carries no other part. Held by
+``tests/agent/test_run.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""`sitegrid controller`: runs the central controller."""
+"""`sitegrid controller`: runs the central controller.
+
+Options have kube-controller-manager's or kube-apiserver's names where those have such an option. Held by
+``tests/cli/test_controller.py`` and, as a process, ``tests/controller/test_faults.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`sitegrid crds`: prints the CustomResourceDefinitions, or writes or checks the committed files."""
+"""`sitegrid crds`: prints the CustomResourceDefinitions, or writes or checks the committed files.
+
+Held by ``tests/api/test_crds.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""`sitegrid demo`: shows the main job on a real local cluster and proves that it holds."""
+"""`sitegrid demo`: shows the main job on a real local cluster and proves that it holds.
+
+The lab ends with the command unless ``--keep`` is given. Held by ``tests/e2e/test_demo.py`` and
+``tests/lab/test_ended_run.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The one exception that subcommands raise for failures a user can act on."""
+"""The one exception that subcommands raise for failures a user can act on.
+
+`sitegrid.cli.main` prints it as one line. Held by ``tests/cli/test_main.py``.
+"""
 
 from __future__ import annotations
 

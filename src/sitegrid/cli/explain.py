@@ -1,6 +1,7 @@
 """`sitegrid explain`: prints one unit's child, and which rule set each field that is not as in the template.
 
 For a ServiceGrid, its Service as the unit's nodes see it (`sitegrid.cli.explainservice`).
+Held by ``tests/controller/test_overrides.py``; the explanation itself by ``tests/grid/test_explain.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""`sitegrid lab`: a real multi-site Kubernetes cluster on this machine."""
+"""`sitegrid lab`: a real multi-site Kubernetes cluster on this machine.
+
+Each verb is one call of `sitegrid.lab.lab.Lab`. Held by ``tests/lab/test_cli_lab.py``.
+"""
 
 from __future__ import annotations
 

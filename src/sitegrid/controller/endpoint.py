@@ -1,4 +1,8 @@
-"""The controller's own HTTP endpoint: /healthz, /readyz and /metrics."""
+"""The controller's own HTTP endpoint: /healthz, /readyz and /metrics.
+
+/readyz says what is not observed yet, by name, so that a missing CustomResourceDefinition is seen there. Held by
+``tests/controller/test_walkthrough.py``.
+"""
 
 from __future__ import annotations
 

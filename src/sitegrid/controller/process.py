@@ -2,6 +2,7 @@
 
 Called by `sitegrid controller`. Replicas that do not lead observe as well, so that taking over takes no time. On
 SIGTERM or SIGINT the work is cancelled, then the Lease is given back, so that another replica goes on at once.
+Held by ``tests/controller/test_faults.py``.
 """
 
 from __future__ import annotations

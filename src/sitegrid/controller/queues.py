@@ -1,6 +1,7 @@
 """The keys of the work: which grids to look at, which Services' slices, and which units.
 
-Queues with workers of their own, so that an endpoint's change never waits behind a rollout.
+Queues with workers of their own, so that an endpoint's change never waits behind a rollout. Held by
+``tests/controller/test_triggers.py`` and ``tests/controller/passes/test_manager.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The resource types of grids and of what they make, as the client addresses them; workloads' come from the table."""
+"""The resource types of grids and of what they make, as the client addresses them; workloads' come from the table.
+
+Held, on a real API server, by ``tests/controller/test_workload_grids.py`` and
+``tests/controller/test_servicegrids.py``.
+"""
 
 from __future__ import annotations
 

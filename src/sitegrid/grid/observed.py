@@ -2,7 +2,8 @@
 
 The controller's reflectors decode into these; a node's heartbeat, for example, leaves an equal `Node` (invariant I7).
 Field names and meanings are those of the Kubernetes API. `gc=False`: none of these can be part of a cycle, and the
-cyclic collector is what decoding thousands of objects would otherwise wait for.
+cyclic collector is what decoding thousands of objects would otherwise wait for. Held by
+``tests/controller/passes/test_reachability.py`` (heartbeats) and all tests of planning.
 """
 
 from __future__ import annotations

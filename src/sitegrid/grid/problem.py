@@ -1,4 +1,7 @@
-"""A reason why a unit's child, or a grid's Service, is not as wanted; it ends up in conditions and events."""
+"""A reason why a unit's child, or a grid's Service, is not as wanted; it ends up in conditions and events.
+
+Made by planning and by the controller's writes. Held by ``tests/grid/test_status.py``.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Called for each status. The list is bounded by its size, so that a grid of thousands of units stays an object far
 below what etcd takes; who is not ready comes first, and how many are left out is said. Held by
-``tests/grid/test_unitstates.py``.
+``tests/grid/test_status.py``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Time as an argument, so that tests of minutes take none.
 
-The queue, the leader election and the event recorder ask a `Clock`; `LoopClock` is the real one.
+The queue, the leader election and the event recorder ask a `Clock`; `LoopClock` is the real one. Held by
+``tests/kube/test_queue.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Traffic from a client pod on every node, counted into a matrix: how closure is measured in a lab.
 
 Used by the demo and by the end-to-end tests, so that both mean the same by "no request left its site". Every request
-is a new connection with a fresh DNS look-up, sent by `sitegrid.lab.traffic` from inside a pod.
+is a new connection with a fresh DNS look-up, sent by `sitegrid.lab.traffic` from inside a pod. Held by
+``tests/e2e/test_closure.py``.
 """
 
 from __future__ import annotations

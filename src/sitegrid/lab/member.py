@@ -1,4 +1,7 @@
-"""A node of a running lab: what was asked for, where it is, and how it is connected now."""
+"""A node of a running lab: what was asked for, where it is, and how it is connected now.
+
+Made by `sitegrid.lab.cluster`, one for each node. Held by ``tests/lab/test_lab.py``.
+"""
 
 from __future__ import annotations
 

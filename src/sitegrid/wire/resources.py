@@ -3,6 +3,7 @@
 The codecs render with these names, the agent's gate routes by them. Field labels are what the API server accepts in
 a `fieldSelector` of the resource (k8s.io/kubernetes pkg/apis/core/v1/conversion.go, pkg/registry/core/service and
 apimachinery's DefaultMetaV1FieldSelectorConversion); all others are refused with 400.
+Held by ``tests/wire/test_codec.py`` and ``tests/agent/test_gate.py``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,18 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     monkeypatch.setattr("sitegrid.api.schema.crd_files", interrupted)
     assert main(["crds"]) == 130
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_controllers_address_that_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line names the address and the reason, once."""
+    config = tmp_path / "kubeconfig"
+    config.write_text(
+        "{current-context: a, contexts: [{name: a, context: {cluster: a}}], "
+        'clusters: [{name: a, cluster: {server: "https://127.0.0.1:1"}}]}'
+    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert main(["controller", "--kubeconfig", str(config), "--metrics-address", address]) == 1
+    assert capsys.readouterr().err == f"error: cannot listen on {address}: Address already in use\n"

@@ -190,6 +190,19 @@ async def test_a_short_outage_ends_nothing(clock: Advancing) -> None:
     await one.stop()
 
 
+async def test_an_outage_is_told_once(clock: Advancing, caplog: pytest.LogCaptureFixture) -> None:
+    """Not at every attempt; the next outage is told again."""
+    one = Candidate(FakeLeases(), "one", clock)
+    await clock.advance(5)
+    for _ in range(2):
+        one.link.down = True
+        await clock.advance(6.5)
+        one.link.down = False
+        await clock.advance(5)
+    await one.stop()
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == ["lease: link down"] * 2
+
+
 async def test_a_leader_that_lost_the_lease_tries_again(clock: Advancing) -> None:
     """After a long outage the work begins anew, when the Lease is free."""
     leases = FakeLeases()

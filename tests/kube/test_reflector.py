@@ -355,6 +355,24 @@ async def test_an_unreachable_server_is_asked_again(eventually: Eventually, serv
     assert not reflector.synced.is_set()
 
 
+async def test_a_failure_that_repeats_is_told_once(
+    client: Client, server: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A day without an API server is one line for each resource, and the next outage another one."""
+    refusal = {"kind": "Status", "code": 503, "reason": "ServiceUnavailable", "message": "away"}
+    for _ in range(3):
+        server.then_json(refusal, 503)
+    server.then_stream(event("ADDED", obj("a", 1)), bookmark(2, end=True))
+    for _ in range(2):
+        server.then_json(refusal, 503)
+    with caplog.at_level(logging.WARNING, "sitegrid"):
+        async with running(reflect(client, Store[Object]())):
+            await server.wait_for_requests(7)
+    assert [record.message for record in caplog.records if "away" in record.message] == [
+        "/api/v1/configmaps: 503 ServiceUnavailable: away"
+    ] * 2
+
+
 async def test_a_server_that_fails_after_each_list_is_not_hammered(client: Client, server: Scripted) -> None:
     """Success between failures does not make the delays start again."""
     backoff = Backoff(initial=0.001, cap=0.004, jitter=lambda: 1.0)

@@ -31,6 +31,7 @@ def shared(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ["status"],
         ["kubeconfig"],
         ["exec", "a", "--", "true"],
+        ["kubectl", "get", "nodes"],
         ["wan", "cut", "a"],
         ["node", "add", "a"],
         ["node", "reboot", "a"],
@@ -118,6 +119,14 @@ def test_kubeconfig_is_a_path(shared: list[str], capsys: pytest.CaptureFixture[s
 def test_exec_exits_as_the_command(shared: list[str], command: str, code: int) -> None:
     """The exit code is the command's, 128 + N for signal N."""
     assert main(["lab", "exec", *shared, "node12", "--", "sh", "-c", command]) == code
+
+
+@pytest.mark.parametrize("dashes", [[], ["--"]])
+def test_kubectl_is_the_labs_own(shared: list[str], dashes: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    """No kubectl of the machine is needed; options, output and exit code are kubectl's."""
+    assert main(["lab", "kubectl", *shared, *dashes, "get", "nodes", "-o", "name"]) == 0
+    assert "node/node12\n" in capfd.readouterr().out
+    assert main(["lab", "kubectl", *shared, *dashes, "get", "nonsense"]) == 1
 
 
 def test_wan_says_what_it_cut(shared: list[str], capsys: pytest.CaptureFixture[str]) -> None:

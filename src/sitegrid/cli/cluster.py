@@ -6,6 +6,7 @@ Shared by the subcommands that ask the API server. Held by ``tests/cli/test_clus
 from __future__ import annotations
 
 import os
+import ssl
 from typing import TYPE_CHECKING, TypeVar
 
 from sitegrid.cli.errors import CommandError
@@ -62,6 +63,8 @@ def ask_cluster(args: argparse.Namespace, question: Callable[[Config], Awaitable
 def _cause(error: Unreachable) -> str:
     """Return why the API server cannot be reached, without the client library's own words where there are others."""
     cause = getattr(error.__cause__, "os_error", None) or error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not to be trusted: {cause.verify_message}"
     if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0 and type(cause) is not OSError:
         return os.strerror(cause.errno)
     if isinstance(cause, OSError) and cause.strerror:

@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the controller until SIGTERM or SIGINT.
 
     Raises:
-        CommandError: The configuration cannot be used, or the address cannot be listened on.
+        CommandError: The configuration cannot be used.
+        OSError: The address cannot be listened on.
     """
     import asyncio
 
@@ -80,10 +81,7 @@ def run(args: argparse.Namespace) -> int:
         node_ports=_port_range(args.service_node_port_range),
     )
     config = cluster_config(args)
-    try:
-        asyncio.run(process.run(config, settings))
-    except OSError as error:
-        raise CommandError(str(error)) from error
+    asyncio.run(process.run(config, settings))
     return 0
 
 

@@ -43,6 +43,11 @@ def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
     status = _verb(verbs, "status", "show nodes and processes")
     status.add_argument("-o", "--output", choices=["table", "json"], default="table", help="format")
     _verb(verbs, "kubeconfig", "print the path of the kubeconfig")
+    kubectl = _verb(verbs, "kubectl", "run the lab's own kubectl, of the lab's version, as its administrator")
+    kubectl.usage = "%(prog)s [-h] [--name N] ARG ..."
+    kubectl.add_argument(
+        "argv", metavar="ARG", nargs=argparse.REMAINDER, help="kubectl's arguments, such as get nodes"
+    )
     execute = _verb(verbs, "exec", "run a command of this machine in the network of a node or a pod")
     execute.usage = "%(prog)s [-h] [--name N] NODE|NAMESPACE/POD -- CMD [ARG ...]"
     execute.add_argument("target", metavar="NODE|NAMESPACE/POD")
@@ -94,6 +99,9 @@ def run(args: argparse.Namespace) -> int:
             case "kubeconfig":
                 _ = lab.supervisor_pid
                 print(lab.kubeconfig)
+            case "kubectl":
+                # argparse leaves a `--` in front, which is not kubectl's.
+                return _exec(lab.kubectl_argv(args.argv[args.argv[:1] == ["--"] :]))
             case "exec":
                 return _exec(lab.command(args.target, args.argv))
             case "wan":

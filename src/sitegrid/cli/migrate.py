@@ -321,6 +321,8 @@ def _print(rows: list[Row], failed: dict[tuple[str, str, str], str], output: str
         import yaml
 
         sys.stdout.write(yaml.safe_dump({"objects": items}, sort_keys=False, allow_unicode=True))
+    elif not items:
+        print("SuperEdge's controller has made nothing here", file=sys.stderr)
     else:
         cells = [["KIND", "NAMESPACE", "NAME", "UNIT", "ACTION", "WHY"]]
         cells += [[item[name] for name in ("kind", "namespace", "name", "unit", "action", "why")] for item in items]

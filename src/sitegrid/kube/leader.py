@@ -61,6 +61,8 @@ class LeaderElection:
         self._retry_period = retry_period
         self._clock = clock or LoopClock()
         self._lease: Object | None = None
+        self._told = ""
+        """The last failure, empty since an attempt went well."""
         self._observed = 0.0
         """When this process saw the Lease in its present state for the first time."""
         self._renewed = 0.0
@@ -138,14 +140,21 @@ class LeaderElection:
         try:
             held = await self._attempt()
         except ApiError as error:
-            log.log(logging.DEBUG if error.conflict or error.already_exists else logging.WARNING, "lease: %s", error)
+            if not (error.conflict or error.already_exists):
+                self._tell(str(error))
             return False
         except (Unreachable, DecodeError) as error:
-            log.warning("lease: %s", error)
+            self._tell(str(error))
             return False
+        self._told = ""
         if held:
             self._renewed = started
         return held
+
+    def _tell(self, failure: str) -> None:
+        """Log a failure; what repeats until an attempt went well is not news."""
+        log.log(logging.DEBUG if failure == self._told else logging.WARNING, "lease: %s", failure)
+        self._told = failure
 
     async def _attempt(self) -> bool:
         try:

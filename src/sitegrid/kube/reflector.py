@@ -79,6 +79,8 @@ class Reflector(Generic[T]):
         self._initial_events_timeout = initial_events_timeout
         self._path = resource.path(namespace)
         self._resource_version = ""
+        self._told = ""
+        """The last failure, empty once something was received again."""
         self.synced = asyncio.Event()
         """Set once the store was complete for the first time; not cleared by relists, which the store outlives."""
         self.missing = False
@@ -109,7 +111,7 @@ class Reflector(Generic[T]):
         except ApiError as error:
             self._refused(error)
         except Unreachable as error:
-            log.warning("%s", error)
+            self._tell(logging.WARNING, str(error))
         except DecodeError as error:
             log.error("%s: %s; listing again", self._path, error)
             self._resource_version = ""
@@ -160,6 +162,7 @@ class Reflector(Generic[T]):
                 ) as batches,
             ):
                 async for batch in batches:
+                    self._told = ""
                     for event in batch:
                         if collected is None:
                             self._apply(event)
@@ -182,6 +185,7 @@ class Reflector(Generic[T]):
         self.store.replace(objects)
         self._resource_version = resource_version
         self.lists += 1
+        self._told = ""
         self._set_missing(False)
         self.synced.set()
 
@@ -200,7 +204,12 @@ class Reflector(Generic[T]):
             return
         if error.status not in _KEEP_VERSION or _version_unknown(error):
             self._resource_version = ""
-        log.log(logging.INFO if error.gone else logging.WARNING, "%s: %s", self._path, error)
+        self._tell(logging.INFO if error.gone else logging.WARNING, f"{self._path}: {error}")
+
+    def _tell(self, level: int, text: str) -> None:
+        """Log a failure; what repeats until something was received again is not news."""
+        log.log(logging.DEBUG if text == self._told else level, "%s", text)
+        self._told = text
 
     def _set_missing(self, missing: bool) -> None:
         if missing != self.missing:

@@ -237,14 +237,18 @@ class Lab:
         )
         return done
 
+    def kubectl_argv(self, args: Sequence[str]) -> list[str]:
+        """Return the argv that runs the lab's own kubectl with `args`; raises `LabNotRunning`."""
+        _ = self.supervisor_pid
+        config = LabConfig.read(self.layout.config)
+        cache = self.layout.root / "kubectl-cache"
+        return [config.binaries["kubectl"], f"--kubeconfig={self.kubeconfig}", f"--cache-dir={cache}", *args]
+
     def kubectl(
         self, *args: str, input: str | None = None, check: bool = True, **kwargs: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run the lab's own kubectl, capturing its output; raises `LabError` where it fails and `check` is set."""
-        _ = self.supervisor_pid
-        config = LabConfig.read(self.layout.config)
-        cache = self.layout.root / "kubectl-cache"
-        argv = [config.binaries["kubectl"], f"--kubeconfig={self.kubeconfig}", f"--cache-dir={cache}", *args]
+        argv = self.kubectl_argv(args)
         done = subprocess.run(argv, input=input, capture_output=True, text=True, check=False, **kwargs)
         if check and done.returncode:
             raise LabError(f"kubectl {' '.join(args)}: {done.stderr.strip()}")

@@ -17,7 +17,7 @@ $(STAMP): requirements-dev.txt pyproject.toml scripts/setup
 
 setup: $(STAMP) ## install what is missing: Debian packages, .venv, Go, and the control plane's binaries (cached)
 	@scripts/setup --check
-	@$(VENV)/bin/sitegrid lab build
+	@$(VENV)/bin/sitegrid lab build >/dev/null
 
 demo: setup ## the main job on a real local cluster: two YAML files, every site, traffic closed
 	@$(VENV)/bin/sitegrid demo

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -81,15 +83,126 @@ async def test_endless_pipelining_is_refused(site: Any) -> None:
     assert b"too many pipelined requests" in answer
 
 
-async def test_too_many_connections_are_turned_away(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit a connection is closed at once; the others go on."""
+async def test_a_connection_at_rest_gives_way(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who holds connections without a request keeps nobody out."""
+    monkeypatch.setattr("sitegrid.agent.http.MAX_CONNECTIONS", 2)
+    silent, _ = await site.raw(b"")
+    rested, _ = await site.raw(GET)
+    await rested.readuntil(b"ok\n")
+    for reader in (silent, rested):
+        newcomer, _ = await site.raw(GET)
+        await newcomer.readuntil(b"ok\n")
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+    assert site.metrics.get("turned_away_total") == 2
+
+
+async def test_too_many_connections_are_turned_away(site: Any, objects: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every connection has a request, a further one is closed at once; the others go on."""
     monkeypatch.setattr("sitegrid.agent.http.MAX_CONNECTIONS", 1)
-    reader, writer = await site.raw(GET)
-    await reader.readuntil(b"ok\n")
+    watch = await site.watch(objects.slices)
     with contextlib.suppress(ConnectionError):
         assert await _exchange(site, GET) == b""
-    writer.write(GET)
-    assert b"ok" in await reader.readuntil(b"ok\n")
+    assert site.metrics.get("turned_away_total") == 1
+    assert site.metrics.get("connections") == 1
+    watch.close()
+    await objects.eventually(lambda: not site.metrics.get("connections"))
+    assert b"ok" in await _exchange(site, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+
+
+@pytest.fixture
+async def tls(site: Any, tmp_path: Any, certificates: Any) -> AsyncIterator[int]:
+    """Give the port of a TLS listener."""
+    certificates(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
+    listener = await site.server.listen("127.0.0.1", 0, context)
+    yield listener.sockets[0].getsockname()[1]
+    listener.close()
+
+
+async def test_a_client_without_tls_is_counted(site: Any, objects: Any, tls: int) -> None:
+    """A connection that has not said a word of TLS is one of those that there may be, until it ends."""
+    _, writer = await asyncio.open_connection("127.0.0.1", tls)
+    await objects.eventually(lambda: site.metrics.get("connections") == 1)
+    writer.close()
+    await objects.eventually(lambda: not site.metrics.get("connections"))
+
+
+@pytest.mark.parametrize("noise", [GET, b"\x16\x03\x01\x00\x05hello"])
+async def test_what_is_no_tls_ends_the_connection(site: Any, objects: Any, tls: int, noise: bytes) -> None:
+    """Plain HTTP on the TLS port gets no answer, and is not counted any more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", tls)
+    writer.write(noise)
+    with contextlib.suppress(ConnectionError):
+        assert b"200" not in await reader.read()
+    await objects.eventually(lambda: not site.metrics.get("connections"))
+    writer.close()
+
+
+async def test_a_slow_handshake_is_cut(site: Any, objects: Any, tls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TLS has no more time than a head."""
+    monkeypatch.setattr("sitegrid.agent.http.HEAD_TIMEOUT", 0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", tls)
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""
+    await objects.eventually(lambda: not site.metrics.get("connections"))
+    writer.close()
+
+
+async def test_a_request_may_come_with_the_end_of_the_handshake(site: Any, tls: int) -> None:
+    """What arrives before the handshake is known to be over is not lost."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing)
+    reader, writer = await asyncio.open_connection("127.0.0.1", tls)
+    answer = b""
+    shaken = False
+    async with asyncio.timeout(10):
+        while b"ok\n" not in answer:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                if not shaken:
+                    client.do_handshake()
+                    shaken = True
+                    client.write(GET)
+                while b"ok\n" not in answer:
+                    answer += client.read()
+            writer.write(outgoing.read())
+            if b"ok\n" not in answer:
+                incoming.write(await reader.read(65536))
+    writer.close()
+
+
+async def test_many_small_headers_are_a_large_head(site: Any) -> None:
+    """A header is limited by the memory that it takes, which is more than its text."""
+    answer = await _exchange(site, b"GET /x HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * 2000 + b"\r\n")
+    assert b"request head is too large" in answer
+
+
+async def test_waiting_requests_have_one_heads_memory(site: Any, objects: Any) -> None:
+    """Heads that wait behind a watch are limited together."""
+    head = b"GET /x HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 30_000 + b"\r\n\r\n"
+    reader, _ = await site.raw(f"GET {objects.slices}?watch=1&timeoutSeconds=1 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    await reader.readuntil(b"\r\n\r\n")
+    answer = await _exchange(site, head * 3)
+    assert b"request head is too large" in answer
+
+
+async def test_a_body_does_not_wait_behind_a_watch(site: Any, objects: Any) -> None:
+    """While it waited nothing would be read, and nobody would see that the client is gone."""
+    watch = f"GET {objects.slices}?watch=1 HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+    post = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
+    with contextlib.suppress(ConnectionError):
+        await _exchange(site, watch + post + b"x" * 100_000)
+    await objects.eventually(lambda: not site.metrics.get("connections"))
+
+
+async def test_a_bodys_pieces_take_no_more_than_their_bytes(site: Any) -> None:
+    """A body in chunks of one byte arrives whole."""
+    head = b"POST /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = await _exchange(site, head + b"1\r\nA\r\n" * 1000 + b"0\r\n\r\n")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["body"].count("A") == 1000
 
 
 async def test_a_head_that_never_ends_is_cut(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
@@ -36,6 +37,8 @@ STALL_TIMEOUT: Final = 60.0
 _BODY_BUFFER: Final = 64 * 1024
 _WRITE_BUFFER: Final = 64 * 1024
 _PIPELINE: Final = 8
+_HEADER: Final = 64
+"""What a header costs besides its text, in bytes: memory is what a head has to be limited for."""
 _MAX_UNPRODUCTIVE: Final = MAX_HEAD + MAX_TARGET + 1024
 """Bytes that may arrive without ending a head or being body: the parser keeps an unfinished header, however long."""
 
@@ -47,20 +50,18 @@ class Disconnected(ConnectionError):
 
 
 class Body:
-    """A request's body, or what arrives after an upgrade: pieces in order, then the empty one."""
+    """A request's body, or what arrives after an upgrade: what there is at a time, then nothing."""
 
     def __init__(self, flow: Callable[[bool], None]) -> None:
-        self._pieces: deque[bytes] = deque()
-        self._size = 0
+        self._arrived = bytearray()
         self._ended = False
         self._waiter: asyncio.Future[None] | None = None
         self._flow = flow
 
     def feed(self, data: bytes) -> None:
         """Add a piece."""
-        self._pieces.append(data)
-        self._size += len(data)
-        if self._size > _BODY_BUFFER:
+        self._arrived += data
+        if len(self._arrived) > _BODY_BUFFER:
             self._flow(False)
         self._wake()
 
@@ -74,8 +75,8 @@ class Body:
             self._waiter.set_result(None)
 
     async def read(self, timeout: float | None = STALL_TIMEOUT) -> bytes:
-        """Return the next piece, empty at the end. Raises `Disconnected` after `timeout` seconds without one."""
-        while not self._pieces:
+        """Return what has arrived, empty at the end. Raises `Disconnected` after `timeout` seconds without a byte."""
+        while not self._arrived:
             if self._ended:
                 return b""
             self._waiter = asyncio.get_running_loop().create_future()
@@ -83,10 +84,9 @@ class Body:
                 await asyncio.wait_for(self._waiter, timeout)
             except TimeoutError as error:
                 raise Disconnected("request body stalled") from error
-        data = self._pieces.popleft()
-        self._size -= len(data)
-        if self._size <= _BODY_BUFFER:
-            self._flow(True)
+        data = bytes(self._arrived)
+        self._arrived.clear()
+        self._flow(True)
         return data
 
     @property
@@ -97,7 +97,7 @@ class Body:
     @property
     def finished(self) -> bool:
         """Tell whether everything has arrived and was read."""
-        return self._ended and not self._pieces
+        return self._ended and not self._arrived
 
 
 class Request:
@@ -125,12 +125,25 @@ Handler = Callable[[Request, "Connection"], Awaitable[None]]
 
 
 class Connection(asyncio.Protocol):
-    """One client. `handler` is called for each request; what it leaves unanswered closes the connection."""
+    """One client. `handler` is called for each request; what it leaves unanswered closes the connection.
 
-    def __init__(self, handler: Handler, metrics: Metrics, connections: set[Connection]) -> None:
+    With a `context` TLS comes first. The connection is among the `connections` from its beginning, so that those who
+    never say a word are not without limit.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        metrics: Metrics,
+        connections: dict[Connection, None],
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self._handler = handler
         self._metrics = metrics
         self._connections = connections
+        self._context = context
+        self._early: list[bytes] | None = None if context is None else []
+        """What came with the end of the handshake."""
         self._parser = httptools.HttpRequestParser(self)
         self._requests: deque[Request] = deque()
         self._current: Request | None = None
@@ -152,22 +165,50 @@ class Connection(asyncio.Protocol):
 
     # What asyncio calls.
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection, or turn it away when there are too many."""
-        self.transport = cast(asyncio.Transport, transport)
-        # TLS transports would buffer 512 KiB; what is buffered here can no longer be replaced by a newer state.
-        self.transport.set_write_buffer_limits(high=_WRITE_BUFFER)
+        """Take the connection; when there are too many, one at rest gives way, or this one is turned away."""
+        self._use(transport)
         if len(self._connections) >= MAX_CONNECTIONS:
-            self.transport.abort()
-            return
-        self._connections.add(self)
+            self._metrics.add("turned_away_total")
+            resting = next((connection for connection in self._connections if connection.resting), None)
+            if resting is None:
+                self.abort()
+                return
+            del self._connections[resting]
+            resting.abort()
+        self._connections[self] = None
         self._metrics.set("connections", len(self._connections))
         self._task = asyncio.get_running_loop().create_task(self._serve(), name="client")
         self._arm(HEAD_TIMEOUT)
 
+    def _use(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        # TLS transports would buffer 512 KiB; what is buffered here can no longer be replaced by a newer state.
+        self.transport.set_write_buffer_limits(high=_WRITE_BUFFER)
+
+    @property
+    def resting(self) -> bool:
+        """Tell whether no request is being served."""
+        return self._timer is not None
+
+    async def _secure(self, context: ssl.SSLContext) -> None:
+        """Make TLS. Raises `Disconnected`."""
+        secured = None
+        with contextlib.suppress(OSError):  # which those of TLS are, too
+            secured = await asyncio.get_running_loop().start_tls(
+                self.transport, self, context, server_side=True, ssl_handshake_timeout=HEAD_TIMEOUT
+            )
+        if secured is None:
+            self.connection_lost(None)  # asyncio tells nobody
+            raise Disconnected("no TLS")
+        self._use(secured)
+        early, self._early = self._early or [], None
+        for data in early:
+            self.data_received(data)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop whatever is being done for the client."""
         self.lost.set()
-        self._connections.discard(self)
+        self._connections.pop(self, None)
         self._metrics.set("connections", len(self._connections))
         self._disarm()
         self._writable.set()
@@ -184,6 +225,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; a request that cannot be understood is answered 400 after those before it."""
+        if self._early is not None:
+            self._early.append(data)
+            return
         if self._raw is not None:
             self._raw.feed(data)
             return
@@ -227,6 +271,9 @@ class Connection(asyncio.Protocol):
             return
         if on:
             self.transport.resume_reading()
+        elif self._requests and (self._serving or self._requests[0]) is not self._requests[-1]:
+            # It waits for the answer to another request, and while it does nobody would see that the client is gone.
+            self.abort()
         else:
             self.transport.pause_reading()
 
@@ -245,7 +292,8 @@ class Connection(asyncio.Protocol):
         if len(self._requests) >= _PIPELINE:
             raise _Malformed("too many pipelined requests")
         self._current = Request(Body(self._flow))
-        self._head_bytes = 0
+        if not self._requests:
+            self._head_bytes = 0
         if self._timer is not None:
             self._arm(HEAD_TIMEOUT)
 
@@ -259,6 +307,7 @@ class Connection(asyncio.Protocol):
         """Keep (a piece of) the target."""
         request = self._current_request
         request.target += url.decode("latin-1")
+        self._head_bytes += len(url)
         if len(request.target) > MAX_TARGET:
             raise _Malformed("request target is too long")
 
@@ -266,7 +315,7 @@ class Connection(asyncio.Protocol):
         """Keep a header; trailers are refused, since they come after the decision about the request."""
         if self._current_request.complete:
             raise _Malformed("trailers are not supported")
-        self._head_bytes += len(name) + len(value) + 4
+        self._head_bytes += len(name) + len(value) + _HEADER
         if self._head_bytes > MAX_HEAD:
             raise _Malformed("request head is too large")
         self._current_request.headers.append((name.lower(), value))
@@ -315,6 +364,8 @@ class Connection(asyncio.Protocol):
     # The loop over requests.
     async def _serve(self) -> None:
         try:
+            if self._context is not None:
+                await self._secure(self._context)
             while True:
                 request = await self._next()
                 if request is None:
@@ -323,6 +374,7 @@ class Connection(asyncio.Protocol):
                 self._serving = request
                 self._keep_alive = request.keep_alive and not request.upgrade
                 await self._handler(request, self)
+                self._serving = None
                 if not self.started or not self._keep_alive or not await self._skip(request.body):
                     return
                 if not self._requests:

@@ -46,12 +46,12 @@ class Server:
         self._reads = reads or Reads(())
         self._upstream = upstream
         self._metrics = metrics
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, None] = {}
 
     async def listen(self, host: str, port: int, context: ssl.SSLContext | None = None) -> asyncio.Server:
         """Accept connections on `host`:`port`, with TLS when there is a `context`. Raises OSError."""
         return await asyncio.get_running_loop().create_server(
-            lambda: Connection(self.handle, self._metrics, self._connections), host, port, backlog=128, ssl=context
+            lambda: Connection(self.handle, self._metrics, self._connections, context), host, port, backlog=128
         )
 
     async def close(self) -> None:

@@ -22,6 +22,7 @@ import httptools
 
 HTTP2: Final = "h2"
 """Its name in TLS (ALPN)."""
+_HTTP1: Final = "http/1.1"
 _PADDING: Final = 0x10
 """openssl/ssl.h, SSL_OP_TLSEXT_PADDING: fills each hello up to 512 bytes for the sake of a load balancer of 2014."""
 _ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -93,7 +94,7 @@ class Credentials:
         self._certificate = certificate or _Material()
         self._key = key or _Material()
         self._token = token or _Material()
-        self._contexts: dict[tuple[bool, bool], tuple[object, ssl.SSLContext]] = {}
+        self._contexts: dict[bool, tuple[object, ResumingContext]] = {}
 
     @property
     def host_header(self) -> str:
@@ -105,28 +106,25 @@ class Credentials:
         """Return the agent's current bearer token, empty without one."""
         return self._token.read().decode().strip() if self._token else ""
 
-    def context(self, *, as_agent: bool, multiplexed: bool = False) -> ssl.SSLContext | None:
-        """Return the TLS context, with the agent's certificate only when asked `as_agent`; None for plain HTTP.
-
-        `multiplexed` offers HTTP/2 to the server.
-        """
+    def context(self, *, as_agent: bool) -> ResumingContext | None:
+        """Return the TLS context, with the agent's certificate only when asked `as_agent`; None for plain HTTP."""
         if not self.tls:
             return None
         version = (self._ca.version(), self._certificate.version(), self._key.version())
         # Without a certificate of the agent's there is no difference, and one connection is enough.
-        kind = (as_agent and bool(self._certificate), multiplexed)
-        cached = self._contexts.get(kind)
+        certified = as_agent and bool(self._certificate)
+        cached = self._contexts.get(certified)
         if cached is not None and cached[0] == version:
             return cached[1]
-        context = self._new_context(certified=kind[0])
-        context.set_alpn_protocols([HTTP2, "http/1.1"] if multiplexed else ["http/1.1"])
-        self._contexts[kind] = (version, context)
+        context = self._new_context(certified=certified)
+        self._contexts[certified] = (version, context)
         return context
 
-    def _new_context(self, *, certified: bool) -> ssl.SSLContext:
+    def _new_context(self, *, certified: bool) -> ResumingContext:
         try:
-            context = _ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
+            context = ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
             context.options &= ~_PADDING
+            context.set_alpn_protocols([_HTTP1])
             if self._ca:
                 context.load_verify_locations(cadata=self._ca.read().decode())
             else:
@@ -140,14 +138,25 @@ class Credentials:
         return context
 
 
-class _ResumingContext(ssl.SSLContext):
-    """A TLS context whose connections resume the session of the one before, which saves both certificates.
+class ResumingContext(ssl.SSLContext):
+    """A TLS context whose connections resume the session of one before, which saves both certificates.
 
     A session is of no use to another context, and there is a new one whenever CA or certificate change: none outlives
     what it was verified with.
     """
 
     _former: ssl.SSLObject | None = None
+    _session: ssl.SSLSession | None = None
+
+    def wrap_multiplexed(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, server_hostname: str
+    ) -> ssl.SSLObject:
+        """Begin a connection for which HTTP/2 is offered to the server; sessions are shared with the others."""
+        self.set_alpn_protocols([HTTP2, _HTTP1])
+        try:
+            return self.wrap_bio(incoming, outgoing, server_hostname=server_hostname)
+        finally:
+            self.set_alpn_protocols([_HTTP1])
 
     def wrap_bio(
         self,
@@ -163,8 +172,8 @@ class _ResumingContext(ssl.SSLContext):
             server_hostname = server_hostname.encode()
         former = self._former.session if self._former is not None else None
         if former is not None and former.has_ticket:
-            session = former
-        self._former = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+            self._session = former
+        self._former = super().wrap_bio(incoming, outgoing, server_side, server_hostname, self._session)
         return self._former
 
 

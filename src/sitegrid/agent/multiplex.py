@@ -15,6 +15,7 @@ import contextlib
 import ssl
 from typing import Final, cast
 
+from sitegrid.agent.credentials import ResumingContext
 from sitegrid.agent.reply import Reply, UpstreamError
 from sitegrid.wire.http2 import Event, Http2, Http2Error
 
@@ -79,10 +80,10 @@ def _status(event: Event) -> int:
 class Link(asyncio.BufferedProtocol):
     """The connection; `secured` is done when TLS is, and then `protocol` is what the server chose."""
 
-    def __init__(self, context: ssl.SSLContext, server_name: str) -> None:
+    def __init__(self, context: ResumingContext, server_name: str) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.context = context
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
+        self._tls = context.wrap_multiplexed(self._incoming, self._outgoing, server_name)
         self._http = Http2()
         self._streams: dict[int, Stream] = {}
         self._loop = asyncio.get_running_loop()

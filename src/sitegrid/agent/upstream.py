@@ -28,7 +28,7 @@ from typing import Final, TypeVar
 
 import httptools
 
-from sitegrid.agent.credentials import HTTP2, Credentials, CredentialsError
+from sitegrid.agent.credentials import HTTP2, Credentials, CredentialsError, ResumingContext
 from sitegrid.agent.multiplex import Link
 from sitegrid.agent.reply import MAX_HEADERS, Reply, UpstreamError
 from sitegrid.agent.wan import Wan
@@ -64,7 +64,7 @@ class Upstream:
         """Which parts of the configuration could not be used at the last try, and why."""
         self._probe: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._dialed: dict[ssl.SSLContext, asyncio.Task[Link | None]] = {}
+        self._dialed: dict[ResumingContext, asyncio.Task[Link | None]] = {}
         self._links: weakref.WeakSet[Link] = weakref.WeakSet()
 
     def start(self) -> None:
@@ -111,10 +111,10 @@ class Upstream:
         token = self._own("token", self.credentials.token) if as_agent else ""
         return [*([("Authorization", f"Bearer {token}")] if token else []), *headers]
 
-    def _context(self, *, as_agent: bool, multiplexed: bool = False) -> ssl.SSLContext | None:
+    def _context(self, *, as_agent: bool) -> ResumingContext | None:
         return self._own(
             "own certificates" if as_agent else "certificates",
-            lambda: self.credentials.context(as_agent=as_agent, multiplexed=multiplexed),
+            lambda: self.credentials.context(as_agent=as_agent),
         )
 
     def _own(self, part: str, get: Callable[[], T]) -> T:
@@ -159,13 +159,13 @@ class Upstream:
 
         All who need it wait for the same attempt. It is of the present credentials only.
         """
-        context = self._context(as_agent=as_agent, multiplexed=True)
+        context = self._context(as_agent=as_agent)
         if context is None:
             return None
         dialing = self._dialed.get(context)
         if dialing is None or (dialing.done() and not _is_good(dialing)):
             # All others are of former credentials, or take no further requests.
-            current = [self._context(as_agent=yes, multiplexed=True) for yes in (True, False)]
+            current = [self._context(as_agent=yes) for yes in (True, False)]
             self._dialed = {known: task for known, task in self._dialed.items() if known in current}
             for link in self._links:
                 if link.context is context or link.context not in current:
@@ -174,14 +174,14 @@ class Upstream:
             self._dialed[context] = dialing
         return await asyncio.shield(dialing)
 
-    async def _dial(self, context: ssl.SSLContext) -> Link | None:
+    async def _dial(self, context: ResumingContext) -> Link | None:
         link = await self._connect(CONNECT_TIMEOUT, self._link(context))
         if link.protocol == HTTP2:
             return link
         link.close()
         return None
 
-    async def _link(self, context: ssl.SSLContext) -> Link:
+    async def _link(self, context: ResumingContext) -> Link:
         loop, credentials = asyncio.get_running_loop(), self.credentials
         transport, link = await loop.create_connection(
             lambda: Link(context, credentials.server_name), credentials.host, credentials.port

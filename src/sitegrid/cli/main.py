@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 
 from sitegrid import __version__
 from sitegrid.cli.errors import CommandError
@@ -25,7 +24,7 @@ def build_parser(subcommands: Sequence[str] = _SUBCOMMANDS) -> Parser:
     """Return the parser of the whole command, or of some of its subcommands."""
     parser = Parser(
         # kubectl runs the plug-in `kubectl-grid`; people type it as two words.
-        prog="kubectl grid" if Path(sys.argv[0]).name == "kubectl-grid" else "sitegrid",
+        prog="kubectl grid" if sys.argv[0].endswith("/kubectl-grid") else "sitegrid",
         description="Run a service in every edge site from two YAML files; keep each site's traffic inside the site.",
         epilog="Begin with `sitegrid demo`, then try your own YAML in `sitegrid lab up`.",
     )

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sitegrid.agent.credentials import from_kubeconfig
-from sitegrid.agent.multiplex import Stream
+from sitegrid.agent.multiplex import FEW, Stream
 from sitegrid.agent.reply import Reply, UpstreamError
 from sitegrid.agent.upstream import Exchange, Upstream
 from sitegrid.wire.hpack import Decoder, Encoder
@@ -241,6 +241,19 @@ async def test_a_burst_arrives_whole_and_in_order(server: ApiServer, upstream: U
         await asyncio.sleep(0)
     connection.send(DATA, 1, 1)
     assert await reply.read_all(1 << 20, 5) == b"".join(pieces)
+
+
+async def test_a_few_events_do_not_wait_for_more(
+    server: ApiServer, upstream: Upstream, objects: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change is some events in quick succession: each is read when it comes."""
+    monkeypatch.setattr("sitegrid.agent.multiplex.PAUSE", 60.0)
+    (reply,) = await _asked(server, upstream, 1, objects)
+    server.connections[0].answer(1, b"200")
+    body = reply.body(5)
+    for number in range(FEW):
+        server.connections[0].send(DATA, 0, 1, b"%d" % number)
+        assert await anext(body) == b"%d" % number
 
 
 async def test_after_goaway_the_next_request_goes_elsewhere(

@@ -2,13 +2,13 @@
 
 What is asserted is the change itself. The times (``pytest -rP``) are from the write until the first unit slice or
 Service is written in the cloud, until a client of the node's agent is told the last of it, and until the
-kernel has the last rule: what lies between is Kubernetes' and our controller's, the agent's, and kube-proxy's.
+kernel has the last rule: what lies between is Kubernetes' and our controller's, the agent's, and kube-proxy's, which
+writes the first change that it hears of at once, and what comes later after a second.
 """
 
 from __future__ import annotations
 
 import asyncio
-import bisect
 import contextlib
 import os
 import signal
@@ -53,6 +53,7 @@ class Lines:
 
     def __init__(self, argv: list[str]) -> None:
         self._seen: list[float] = []
+        self._swept: list[bool] = []
         self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
@@ -61,12 +62,17 @@ class Lines:
         assert self._process.stdout is not None
         with self._process.stdout as output:
             for line in output:
-                if SERVICE in line and not line.startswith(_SWEPT):
+                if SERVICE in line:
                     self._seen.append(time.monotonic())
+                    self._swept.append(line.startswith(_SWEPT))
 
     def since(self, moment: float) -> list[float]:
-        """Return the times after `moment`, in seconds."""
-        return [seen - moment for seen in self._seen[bisect.bisect(self._seen, moment) :]]
+        """Return the times after `moment`, in seconds, without those at which something was swept."""
+        return [x - moment for x, swept in zip(self._seen, self._swept, strict=False) if x > moment and not swept]
+
+    def quiet(self) -> bool:
+        """Tell whether nothing came for a while."""
+        return not self._seen or time.monotonic() - self._seen[-1] > QUIET
 
     def close(self) -> None:
         """End the program."""
@@ -115,7 +121,7 @@ class Changes:
 
     def _until_quiet(self) -> None:
         streams = (*self._cloud, *self._agent, self._rules)
-        assert wait_until(lambda: not any(lines.since(time.monotonic() - QUIET) for lines in streams))
+        assert wait_until(lambda: all(lines.quiet() for lines in streams))
 
     async def _write(self, write: Callable[[Client], Awaitable[Any]]) -> float:
         async with Client(load_config(str(self._lab.kubeconfig))) as client:

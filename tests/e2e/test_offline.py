@@ -140,8 +140,8 @@ def test_a_node_relabelled_while_cut_off_moves_when_it_hears_of_it(offline: Faul
     """Until then it is served as before, by its own site; afterwards by the new one alone; in between by nobody.
 
     Its agent takes the former unit's endpoints away at once, and those of the new one come one list later (closed
-    before open, I1). What is asked for by name in between, some 20 ms here, is refused. Its site's other node loses
-    nothing.
+    before open, I1). kube-proxy writes the former at once and the latter at most a second later (minSyncPeriod): what
+    is asked for by name in between is refused. Its site's other node loses nothing.
     """
     old, targets = offline.clients.members("zone"), [(node, URL) for node in NODES]
     lab.kubectl("label", "--overwrite", "node", FAULTY, "zone=NodeUnit1")

@@ -20,7 +20,9 @@ from sitegrid.agent.reply import Reply, UpstreamError
 from sitegrid.wire.http2 import Event, Http2, Http2Error
 
 BURST: Final = 0.1
-"""Seconds between two arrivals below which they are a burst."""
+"""Seconds between two arrivals below which they are of one burst."""
+FEW: Final = 20
+"""Arrivals of a burst that are read at once: one change at the API server is a few events, a short list some more."""
 PAUSE: Final = 0.3
 """Seconds that arrivals are let gather in a burst: kube-proxy writes rules once a second."""
 _BUFFER: Final = memoryview(bytearray(32 * 1024))
@@ -90,6 +92,7 @@ class Link(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._resume: asyncio.TimerHandle | None = None
         self._arrived = 0.0
+        self._quick = 0
         self._retired = False
         self._pings: list[asyncio.Future[None]] = []
         self.protocol = ""
@@ -208,9 +211,10 @@ class Link(asyncio.BufferedProtocol):
                     ping.set_exception(error)
 
     def _gather(self) -> None:
-        """In a burst, read on only when there is more."""
+        """In a long burst, read on only when there is more."""
         now = self._loop.time()
-        if now < self._arrived + BURST and self._transport is not None:
+        self._quick = self._quick + 1 if now < self._arrived + BURST else 0
+        if self._quick > FEW and self._transport is not None:
             self._transport.pause_reading()
             self._resume = self._loop.call_later(PAUSE, self._read_on)
             now += PAUSE

@@ -128,6 +128,20 @@ async def test_a_server_that_is_not_who_it_should_be_is_not_there(
     assert not any(reached)
 
 
+async def test_memory_is_given_back(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent does so once it serves, and again and again."""
+    given: asyncio.Queue[None] = asyncio.Queue()
+    monkeypatch.setattr("sitegrid.agent.allocator.give_back", lambda: given.put_nowait(None))
+    monkeypatch.setattr("sitegrid.agent.allocator.SECONDS", 0.01)
+    stop = asyncio.Event()
+    settings = Settings("n1", Credentials(f"http://127.0.0.1:{api.port}"), listen="127.0.0.1:0")
+    running = asyncio.create_task(serve(settings, stop))
+    for _ in range(3):
+        await asyncio.wait_for(given.get(), 10)
+    stop.set()
+    await asyncio.wait_for(running, 10)
+
+
 async def test_a_taken_port_is_an_error(api: Any) -> None:
     """The message names the address."""
     settings = Settings("n1", Credentials(f"http://127.0.0.1:{api.port}"), listen=f"127.0.0.1:{api.port}")

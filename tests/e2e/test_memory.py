@@ -84,12 +84,17 @@ def settled(lab: Lab) -> bool:
 
 
 def test_the_agent_stays_below_thirty_megabytes(new_lab: Callable[[str], Lab]) -> None:
-    """Among thousands of other units' slices and other keys' Services, after changes and after a restart."""
+    """Among many of other units' slices and other keys' Services: after changes, its restart, and its clients'."""
     lab = new_lab("memory")
     lab.up(Sites((Node("n1", {"zone": "here"}),)))
     asyncio.run(pad(str(lab.kubeconfig)))
-    for what in ("after the changes", "after a restart"):
+    for what, then in (
+        ("after the changes", ["agent"]),
+        ("after its restart", ["kube-proxy", "coredns"] * 3),
+        ("after its clients' restarts", []),
+    ):
         assert wait_until(lambda: settled(lab))
         print(f"agent {what}: {resident(lab) / 1e6:.1f} MB")
         assert resident(lab) <= LIMIT, what
-        lab.process("agent@n1", "restart")
+        for process in then:
+            lab.process(f"{process}@n1", "restart")

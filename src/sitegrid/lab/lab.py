@@ -9,6 +9,7 @@ lab also ends with the process that started it, however that ends. Held by ``tes
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import json
 import os
@@ -24,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
 
+import sitegrid
 from sitegrid.lab import control
 from sitegrid.lab.binaries import ensure_binaries
 from sitegrid.lab.config import LabConfig
@@ -140,6 +142,8 @@ class Lab:
             self._clear()
             user_namespace = check_requirements()
             binaries = ensure_binaries(progress=progress)
+            # Agents run on a read-only root, where Python could not keep its bytecode: each start would make it anew.
+            compileall.compile_dir(Path(sitegrid.__file__).parent, quiet=2)
             with socket.create_server(("127.0.0.1", 0)) as listener:
                 config = LabConfig(
                     name=self.name,

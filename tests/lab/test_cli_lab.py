@@ -124,9 +124,11 @@ def test_exec_exits_as_the_command(shared: list[str], command: str, code: int) -
 @pytest.mark.parametrize("dashes", [[], ["--"]])
 def test_kubectl_is_the_labs_own(shared: list[str], dashes: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     """No kubectl of the machine is needed; options, output and exit code are kubectl's."""
-    assert main(["lab", "kubectl", *shared, *dashes, "get", "nodes", "-o", "name"]) == 0
+    assert main(["lab", *shared, "kubectl", *dashes, "get", "nodes", "-o", "name"]) == 0
     assert "node/node12\n" in capfd.readouterr().out
-    assert main(["lab", "kubectl", *shared, *dashes, "get", "nonsense"]) == 1
+    assert main(["lab", *shared, "kubectl", *dashes, "-n", "kube-system", "get", "lease", "--no-headers"]) == 0
+    assert "sitegrid-controller" in capfd.readouterr().out
+    assert main(["lab", *shared, "kubectl", *dashes, "get", "nonsense"]) == 1
 
 
 def test_wan_says_what_it_cut(shared: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,11 +43,11 @@ def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
     status = _verb(verbs, "status", "show nodes and processes")
     status.add_argument("-o", "--output", choices=["table", "json"], default="table", help="format")
     _verb(verbs, "kubeconfig", "print the path of the kubeconfig")
-    kubectl = _verb(verbs, "kubectl", "run the lab's own kubectl, of the lab's version, as its administrator")
-    kubectl.usage = "%(prog)s [-h] [--name N] ARG ..."
-    kubectl.add_argument(
-        "argv", metavar="ARG", nargs=argparse.REMAINDER, help="kubectl's arguments, such as get nodes"
-    )
+    # All that follows is kubectl's own, `-n` and `--help` too: no character begins an option of ours.
+    text = "run the lab's own kubectl, of the lab's version, as its administrator"
+    kubectl = verbs.add_parser("kubectl", help=text, prefix_chars="\0", add_help=False)
+    kubectl.set_defaults(run=run, verb="kubectl")
+    kubectl.add_argument("argv", metavar="ARG", nargs=argparse.REMAINDER)
     execute = _verb(verbs, "exec", "run a command of this machine in the network of a node or a pod")
     execute.usage = "%(prog)s [-h] [--name N] NODE|NAMESPACE/POD -- CMD [ARG ...]"
     execute.add_argument("target", metavar="NODE|NAMESPACE/POD")

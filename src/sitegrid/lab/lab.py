@@ -33,7 +33,7 @@ from sitegrid.lab.errors import LabError
 from sitegrid.lab.kubelet.sandbox import enter_argv
 from sitegrid.lab.layout import Layout, try_lock
 from sitegrid.lab.network import netns_path
-from sitegrid.lab.requirements import check_requirements
+from sitegrid.lab.requirements import check_requirements, check_space
 from sitegrid.lab.sites import Node, Sites, default_sites
 
 __all__ = ["Lab", "LabError", "LabNotRunning", "LabRunning", "LabStatus", "NodeStatus", "ProcessStatus"]
@@ -141,6 +141,7 @@ class Lab:
             self._collect()
             self._clear()
             user_namespace = check_requirements()
+            check_space(self.layout.root)
             binaries = ensure_binaries(progress=progress)
             # Agents run on a read-only root, where Python could not keep its bytecode: each start would make it anew.
             compileall.compile_dir(Path(sitegrid.__file__).parent, quiet=2)

@@ -79,10 +79,12 @@ def _port(address: str) -> int:
 
 
 def last_words(log: Path) -> str:
-    """Return the last line of a log that the process itself wrote."""
+    """Return the last line of a log that the process itself wrote, before the stack of a Go program that panicked."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     own = [line for line in lines if line.strip() and not line.startswith("[lab]")]
+    stacks = [place for place, line in enumerate(own) if line.startswith("goroutine ")]
+    own = own[: stacks[-1]] if stacks else own
     return own[-1] if own else f"nothing in {log}"

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from sitegrid.lab.errors import LabError
@@ -22,6 +23,9 @@ TOOLS: Final = {
     "nft": "nftables",
 }
 """Programs that the lab runs, and the Debian package of each."""
+
+SPACE: Final = 256 << 20
+"""Bytes that a lab of a few nodes wants: etcd takes 125 MB at once."""
 
 _SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -51,6 +55,16 @@ def check_requirements(
         return True
     remedy = "run it in a privileged container" if root else "run it as root, or allow user namespaces"
     raise LabError(f"the kernel does not let the lab make its namespaces and links ({failure}); {remedy}")
+
+
+def check_space(directory: Path) -> None:
+    """Raise `LabError` where the disk of `directory` has no room for a lab, whose programs would end oddly."""
+    free = shutil.disk_usage(directory).free
+    if free < SPACE:
+        raise LabError(
+            f"a lab needs {SPACE >> 20} MB of disk, and {directory} has {free >> 20} MB: make room, or set "
+            "SITEGRID_LAB_DIR to a directory elsewhere"
+        )
 
 
 def probe(user: list[str]) -> str | None:

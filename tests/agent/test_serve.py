@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+
+from sitegrid.agent.http import Disconnected
+from sitegrid.agent.options import ListOptions
+from sitegrid.agent.serve import send_list
 
 
 @pytest.fixture(autouse=True)
@@ -170,3 +175,75 @@ async def test_a_watch_ends_with_a_bookmark(
     resumed = await site.watch(objects.slices, resourceVersion=events[1]["object"]["metadata"]["resourceVersion"])
     api.put(objects.slices, objects.plain("d", "10.9.0.4"))
     assert await resumed.summary(1) == [("ADDED", "d")]
+
+
+class _Stalled:
+    """A client's connection that takes one piece and then stalls until it is let go."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.sent: list[bytes] = []
+        self.released = asyncio.Event()
+        self.aborted = False
+
+    async def start(self, status: int, headers: Any, *, length: int) -> None:
+        self.length = length
+
+    async def send(self, data: bytes, timeout: float) -> None:
+        self.sent.append(data)
+        await self.released.wait()
+
+    async def finish(self) -> None:
+        assert sum(map(len, self.sent)) == self.length
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.fixture
+async def stalled(site: Any, api: Any, objects: Any) -> AsyncIterator[tuple[_Stalled, asyncio.Task[None]]]:
+    """Give the connection of a client that reads no more than the beginning of its list."""
+    for number in range(40):
+        big = objects.plain(f"n{number}", "10.9.0.5")
+        big["metadata"]["annotations"] = {"big": "x" * 10_000}
+        api.put(objects.slices, big)
+    assert len(await site.names(objects.slices)) == 44
+    (view,) = site.hub._views.values()
+    connection = _Stalled()
+    task = asyncio.ensure_future(send_list(view, ListOptions(), connection, site.metrics))  # type: ignore[arg-type]
+    await objects.eventually(lambda: connection.sent)
+    yield connection, task
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_a_list_is_copied_as_it_is_read(stalled: Any) -> None:
+    """Who asks for large lists and does not read them does not fill the agent's memory."""
+    connection, task = stalled
+    assert len(connection.sent[0]) < 100_000 < connection.length
+    connection.released.set()
+    await task
+
+
+async def test_a_list_that_is_over_is_not_sent_on(site: Any, api: Any, objects: Any, stalled: Any) -> None:
+    """A client that reads its list so slowly that a slice of it is not to be seen any more is cut off."""
+    connection, task = stalled
+    (view,) = site.hub._views.values()
+    api.put(objects.nodes, objects.node("n1", zone="u9"))
+    await objects.eventually(lambda: "default/web-zone.u1" not in view.items)
+    connection.released.set()
+    with pytest.raises(Disconnected):
+        await task
+    assert (len(connection.sent), connection.aborted) == (1, True)
+    assert site.metrics.get("slow_clients_total") == 1
+
+
+async def test_a_list_goes_on_while_other_things_change(api: Any, objects: Any, site: Any, stalled: Any) -> None:
+    """What is no grid's is shown as it was when the list was made."""
+    connection, task = stalled
+    (view,) = site.hub._views.values()
+    api.put(objects.slices, objects.plain("n0", "10.9.0.6"))
+    await objects.eventually(lambda: b"10.9.0.6" in view.items["default/n0"].raw)
+    connection.released.set()
+    await task
+    assert not connection.aborted

@@ -28,7 +28,7 @@ _HELP: Final = {
     "requests_total": "Requests of clients, by what was done with them: view, object, own, pass, service or refused.",
     "without_credentials_total": "Requests passed through without credentials (client-go sends none to http://).",
     "refused_total": "Requests refused because the answer could not be given exactly, by status code.",
-    "slow_clients_total": "Watches cut off because the client did not keep up.",
+    "slow_clients_total": "Watches and lists cut off because the client did not keep up.",
     "turned_away_total": "Connections that were closed, one at rest if there was one, because there were too many.",
     "events_sent_total": "Watch events sent to clients.",
     "connections": "Open client connections.",

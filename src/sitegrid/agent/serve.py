@@ -14,10 +14,10 @@ import asyncio
 import random
 import re
 import secrets
-from typing import Final
+from typing import Final, NamedTuple
 
 from sitegrid.agent.eventlog import PLACES
-from sitegrid.agent.http import Connection
+from sitegrid.agent.http import STALL_TIMEOUT, Connection, Disconnected
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.options import EXACT, ListOptions
 from sitegrid.agent.view import View
@@ -77,9 +77,44 @@ async def _wait_fresh(view: View, rv: int) -> None:
         raise too_large(rv, view.rv) from None
 
 
-async def list_body(view: View, options: ListOptions) -> bytes:
-    """Return the body of a LIST. Raises `Answer`."""
-    codec, resource = view.key.codec, view.key.resource
+class _Page(NamedTuple):
+    """A list, or a part of it; `token` leads to the next part, in which `remaining` items are."""
+
+    items: list[Item]
+    rv: int
+    token: str = ""
+    remaining: int = 0
+
+
+async def send_list(view: View, options: ListOptions, connection: Connection, metrics: Metrics) -> None:
+    """Answer a LIST. Raises `Answer` before the response has begun, `Disconnected` afterwards.
+
+    Items are copied as the client reads. One that reads so slowly that it would be sent what is over is cut off.
+    """
+    page = await _find_page(view, options)
+    codec = view.key.codec
+    pieces = codec.render_list(view.key.resource, page.items, page.rv, page.token, page.remaining)
+    headers = [(b"content-type", codec.media_type.encode())]
+    end = view.log.end
+    await connection.start(200, headers, length=sum(map(len, pieces)))
+    batch: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        if size >= _BATCH:
+            if end != view.log.end and not all(view.still_shown(item) for item in page.items):
+                metrics.add("slow_clients_total")
+                connection.abort()
+                raise Disconnected("the list is over")
+            end = view.log.end
+            await connection.send(b"".join(batch), STALL_TIMEOUT)
+            batch, size = [], 0
+        batch.append(piece)
+        size += len(piece)
+    await connection.send(b"".join(batch), STALL_TIMEOUT)
+    await connection.finish()
+
+
+async def _find_page(view: View, options: ListOptions) -> _Page:
     if options.continue_token:
         return _next_page(view, options)
     wanted = options.resource_version
@@ -92,10 +127,10 @@ async def list_body(view: View, options: ListOptions) -> bytes:
     # The API server answers resourceVersion=0 from its cache, which knows no limit.
     if options.limit > 0 and wanted != 0 and len(items) > options.limit:
         return _page(view, rv, items, options)
-    return codec.render_list(resource, items, rv)
+    return _Page(items, rv)
 
 
-def _page(view: View, rv: int, items: list[Item], options: ListOptions) -> bytes:
+def _page(view: View, rv: int, items: list[Item], options: ListOptions) -> _Page:
     page, rest = items[: options.limit], items[options.limit :]
     token = ""
     if rest:
@@ -103,10 +138,10 @@ def _page(view: View, rv: int, items: list[Item], options: ListOptions) -> bytes
         view.keep_snapshot(token, rv, rest)
     # With selectors the API server does not say how many remain: it has not looked.
     remaining = 0 if view.key.labels or view.key.fields else len(rest)
-    return view.key.codec.render_list(view.key.resource, page, rv, token, remaining)
+    return _Page(page, rv, token, remaining)
 
 
-def _next_page(view: View, options: ListOptions) -> bytes:
+def _next_page(view: View, options: ListOptions) -> _Page:
     if options.resource_version:
         raise Answer(Status(400, "specifying resource version is not allowed when using continue"))
     if not _TOKEN.fullmatch(options.continue_token):
@@ -118,9 +153,7 @@ def _next_page(view: View, options: ListOptions) -> bytes:
     if not all(view.still_shown(item) for item in items):
         # A slice of the list is no longer to be seen as it was, so that list cannot be continued exactly.
         raise Answer(Status(410, _EXPIRED_CONTINUE))
-    if options.limit <= 0:
-        return view.key.codec.render_list(view.key.resource, items, rv)
-    return _page(view, rv, items, options)
+    return _page(view, rv, items, options) if options.limit > 0 else _Page(items, rv)
 
 
 class Watch:

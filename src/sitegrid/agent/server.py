@@ -23,7 +23,7 @@ from sitegrid.agent.options import ListOptions, OptionsError, list_options, pars
 from sitegrid.agent.passthrough import forward
 from sitegrid.agent.reads import Read, Reads
 from sitegrid.agent.reply import UpstreamError
-from sitegrid.agent.serve import UNREADY, Answer, Watch, list_body
+from sitegrid.agent.serve import UNREADY, Answer, Watch, send_list
 from sitegrid.agent.source import Refused
 from sitegrid.agent.upstream import Upstream
 from sitegrid.agent.view import View, ViewKey
@@ -209,8 +209,7 @@ class Server:
                 raise view.refusal
             raise Answer(Status(503, f"{UNREADY}: {wan.reason}" if wan.down else UNREADY, retry_after=1))
         if not options.watch:
-            body = await list_body(view, options)
-            await connection.respond(200, [(b"content-type", view.key.codec.media_type.encode())], body)
+            await send_list(view, options, connection, self._metrics)
             return
         self._metrics.add("watchers")
         try:

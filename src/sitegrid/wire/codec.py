@@ -139,8 +139,8 @@ class Codec(Protocol):
 
     def render_list(
         self, resource: Resource, items: Iterable[Item], rv: int, continue_token: str = "", remaining: int = 0
-    ) -> bytes:
-        """Return a List body."""
+    ) -> list[bytes]:
+        """Return the pieces of a List body; the items' bytes are not copied."""
         ...
 
 
@@ -320,8 +320,8 @@ class JsonCodec:
 
     def render_list(
         self, resource: Resource, items: Iterable[Item], rv: int, continue_token: str = "", remaining: int = 0
-    ) -> bytes:
-        """Return a List body."""
+    ) -> list[bytes]:
+        """Return the pieces of a List body; the items' bytes are not copied."""
         meta: dict[str, Any] = {"resourceVersion": str(rv)}
         if continue_token:
             meta["continue"] = continue_token
@@ -331,7 +331,11 @@ class JsonCodec:
             resource.kind.encode(),
             resource.api_version.encode(),
         )
-        return head + dump(meta) + b',"items":[' + b",".join(item.raw for item in items) + b"]}\n"
+        pieces = [head + dump(meta) + b',"items":[']
+        for item in items:
+            pieces += (item.raw, b",")
+        # There is none behind the last item.
+        return [*(pieces[:-1] if len(pieces) > 1 else pieces), b"]}\n"]
 
 
 class ProtobufCodec:
@@ -459,15 +463,16 @@ class ProtobufCodec:
 
     def render_list(
         self, resource: Resource, items: Iterable[Item], rv: int, continue_token: str = "", remaining: int = 0
-    ) -> bytes:
-        """Return a List body (meta/v1 ListMeta: resourceVersion = 2, continue = 3, remainingItemCount = 4)."""
+    ) -> list[bytes]:
+        """Return the pieces of a List body (meta/v1 ListMeta: resourceVersion = 2, continue = 3, remaining = 4)."""
         meta = protobuf.write_bytes(1, b"") + protobuf.write_bytes(2, str(rv).encode())
         meta += protobuf.write_bytes(3, continue_token.encode())
         if remaining:
             meta += protobuf.write_int(4, remaining)
-        parts = [protobuf.write_bytes(1, meta)]
-        parts += [protobuf.write_bytes(2, item.raw) for item in items]
-        return protobuf.wrap(resource.api_version, f"{resource.kind}List", b"".join(parts))
+        pieces = [protobuf.write_bytes(1, meta)]
+        for item in items:
+            pieces += (protobuf.write_head(2, len(item.raw)), item.raw)
+        return protobuf.wrap_pieces(resource.api_version, f"{resource.kind}List", pieces)
 
 
 def _read_status(raw: bytes) -> tuple[int, str]:

@@ -98,7 +98,12 @@ def write_bytes(number: int, value: bytes) -> bytes:
     length = len(value)
     if number < 16 and length < 0x80:
         return bytes((number << 3 | BYTES, length)) + value
-    return write_varint(number << 3 | BYTES) + write_varint(len(value)) + value
+    return write_head(number, length) + value
+
+
+def write_head(number: int, length: int) -> bytes:
+    """Return what stands before the `length` bytes of field `number`."""
+    return write_varint(number << 3 | BYTES) + write_varint(length)
 
 
 def write_int(number: int, value: int) -> bytes:
@@ -287,8 +292,14 @@ def unwrap(data: bytes) -> Envelope:
 
 def wrap(api_version: str, kind: str, raw: bytes) -> bytes:
     """Return `raw` as the body that the API server would send (with its empty encoding and content type)."""
+    return b"".join(wrap_pieces(api_version, kind, [raw]))
+
+
+def wrap_pieces(api_version: str, kind: str, pieces: list[bytes]) -> list[bytes]:
+    """Return the pieces of a body around an object that comes in `pieces`, which are not copied."""
     types = write_bytes(1, api_version.encode()) + write_bytes(2, kind.encode())
-    return MAGIC + write_bytes(1, types) + write_bytes(2, raw) + _ENVELOPE_END
+    head = MAGIC + write_bytes(1, types) + write_head(2, sum(map(len, pieces)))
+    return [head, *pieces, _ENVELOPE_END]
 
 
 def read_event(frame: bytes) -> tuple[str, bytes]:

@@ -646,8 +646,6 @@ class ClientConnection:
         self._look(body)
         self.started = True
         self.status, self.body = status, body
-        if self.listing and status == 200 and self.client is not None:
-            self.client.store, self.client.rv = decode_list(self.client.asks, body)
 
     async def start(self, status: int, headers: Any, **how: Any) -> None:
         """Take the head of a stream."""
@@ -659,8 +657,11 @@ class ClientConnection:
         if self.gone:
             raise Disconnected
         self._look(data)
-        self._under_way.append(data)
-        self._read()
+        if self.listing or self.client is None:
+            self.body += data
+        else:
+            self._under_way.append(data)
+            self._read()
         while self.blocked and not self.gone:
             assert self._site is not None
             await self._site.network.changed()
@@ -669,6 +670,8 @@ class ClientConnection:
 
     async def finish(self) -> None:
         """Take the end of a stream."""
+        if self.listing and self.client is not None:
+            self.client.store, self.client.rv = decode_list(self.client.asks, self.body)
 
     def abort(self) -> None:
         """Be cut off, or hang up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import socket
@@ -17,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sitegrid.agent.credentials import Credentials, in_cluster
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.reply import UpstreamError
+from sitegrid.agent.run import Settings, serve
 from sitegrid.agent.upstream import Upstream
 from sitegrid.agent.wan import Wan
 
@@ -129,6 +131,41 @@ async def test_a_node_that_does_not_exist_is_told(
     missing, there = (record.message for record in caplog.records)
     assert missing.startswith("there is no node n1: nothing of any grid is shown until there is")
     assert there == "node n1 exists now"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"kind": "Status",\n "code": 403,\n "message": "nodes is forbidden"}', "(403): nodes is forbidden"),
+        (b"<html>\n<h1>403</h1>", "(403): <html> <h1>403</h1>"),
+    ],
+)
+async def test_an_account_that_lacks_rights_is_told_once(
+    api: Any, objects: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, body: bytes, said: str
+) -> None:
+    """One line, in RBAC's words, however often it is tried; readyz says the same."""
+    monkeypatch.setattr("sitegrid.agent.source._FIRST_PAUSE", 0.01)
+    api.refusals[objects.nodes] = (403, body)
+    stop = asyncio.Event()
+    listening: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+    settings = Settings("n1", Credentials(f"http://127.0.0.1:{api.port}"), listen="127.0.0.1:0")
+    running = asyncio.create_task(serve(settings, stop, listening))
+    [port] = await listening
+    await objects.eventually(lambda: sum(target.startswith(objects.nodes) for _, target, _ in api.requests) > 3)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /sitegrid/readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    answer = (await reader.read()).decode()
+    assert answer.startswith("HTTP/1.1 503")
+    assert (
+        f"the agent has not yet heard from the API server: the API server refuses the agent's request {said}"
+        in answer
+    )
+    refused = [record.message for record in caplog.records if record.name == "sitegrid.agent.source"]
+    assert refused == [f"nodes: the API server refuses the agent's request {said}"]
+    writer.close()
+    await writer.wait_closed()
+    stop.set()
+    await asyncio.wait_for(running, 10)
 
 
 def test_metrics_are_what_prometheus_reads() -> None:

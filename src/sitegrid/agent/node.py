@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from sitegrid.agent.source import Source, SourceKey
+from sitegrid.agent.source import Refused, Source, SourceKey
 from sitegrid.wire.codec import PROTOBUF, Item
 from sitegrid.wire.labels import label_value, unit_id
 from sitegrid.wire.resources import NODES
@@ -38,6 +38,11 @@ class NodeUnits:
         self._source = source
         self._changed = changed
         source.listeners.append(self)
+
+    @property
+    def refusal(self) -> Refused | None:
+        """Why the API server tells nothing of the node, if it was asked and refused."""
+        return self._source.refusal
 
     def source_changed(self, source: Source, key: str, deleted: Item | None) -> None:
         """The node changed or is gone."""

@@ -175,11 +175,19 @@ class Server:
             await connection.respond(200, text, b"ok\n")
         elif path == "/sitegrid/readyz":
             known = self._hub.node.known
-            await connection.respond(200 if known else 503, text, b"ok\n" if known else UNREADY.encode() + b"\n")
+            await connection.respond(
+                200 if known else 503, text, b"ok\n" if known else f"{self._unready()}\n".encode()
+            )
         elif path == "/sitegrid/metrics":
             await connection.respond(200, [(b"content-type", CONTENT_TYPE)], self._metrics.render())
         else:
             raise Answer(Status(404, "the agent's pages are healthz, readyz and metrics"))
+
+    def _unready(self) -> str:
+        """Return why the node's units are not known."""
+        wan = self._upstream.wan
+        why = wan.reason if wan.down else self._hub.node.refusal
+        return f"{UNREADY}: {why}" if why else UNREADY
 
     def _check(self, label_selector: str, field_selector: str) -> None:
         try:

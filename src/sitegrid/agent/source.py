@@ -19,6 +19,7 @@ by events and differences in order. Held by ``tests/agent/test_source.py``, ``te
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 import ssl
@@ -90,10 +91,19 @@ class Refused(Exception):
     """The API server answered with an error status."""
 
     def __init__(self, status: int, body: bytes, media_type: str) -> None:
-        super().__init__(f"HTTP {status}: {body[:300].decode(errors='replace')}")
+        super().__init__(f"the API server refuses the agent's request ({status}): {_message(body)}")
         self.status = status
         self.body = body
         self.media_type = media_type
+
+
+def _message(body: bytes) -> str:
+    """Return in one line what a Status says, or the beginning of what is none."""
+    try:
+        text = str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        text = body.decode(errors="replace")
+    return " ".join(text[:300].split())
 
 
 class _Expired(Exception):
@@ -209,7 +219,9 @@ class Source:
         self._fail(f"refused {refusal.status}")
         if refusal.status in _LOST_HISTORY:
             self._current = False
-        _log.warning("%s: %s", self.key.resource.plural, refusal)
+        # Each try is refused in the same words until somebody mends the account.
+        told = self.refusal is not None and str(self.refusal) == str(refusal)
+        _log.log(logging.DEBUG if told else logging.WARNING, "%s: %s", self.key.resource.plural, refusal)
         self.refusal = refusal
         if self.key.identity and refusal.status in (401, 403):
             self.synced = self._hidden = self._current = False

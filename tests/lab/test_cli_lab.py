@@ -109,6 +109,25 @@ def test_running_labs_are_listed(shared: list[str], capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out) == [{"name": lab.name, "running": True}]
 
 
+@pytest.mark.parametrize("options", [[], ["--keep"]])
+def test_a_demo_leaves_a_lab_alone_that_runs(
+    shared: list[str],
+    options: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    lab: Lab,
+) -> None:
+    """Who has kept the first demo's lab and types `demo` again does not lose it."""
+    monkeypatch.setattr("sitegrid.lab.interruption.interrupt_on", lambda *_: None)  # SIGTERM is the test run's
+    assert main(["demo", *shared, *options]) == 1
+    shown = capsys.readouterr()
+    assert (
+        shown.err
+        == f"error: lab {lab.name!r} is already running; end it with `sitegrid lab down --name {lab.name}` first\n"
+    )
+    assert lab.running
+
+
 def test_kubeconfig_is_a_path(shared: list[str], capsys: pytest.CaptureFixture[str], lab: Lab) -> None:
     """`lab kubeconfig` prints the path and nothing else, for $(…)."""
     assert main(["lab", "kubeconfig", *shared]) == 0

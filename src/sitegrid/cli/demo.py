@@ -30,7 +30,7 @@ def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--keep", action="store_true", help="leave the lab running afterwards (end it with `lab down`)"
     )
-    parser.add_argument("--name", default="demo", help="name of the lab (default: %(default)s)")
+    parser.add_argument("--name", default="demo", metavar="N", help="name of the lab (default: %(default)s)")
     parser.set_defaults(run=run)
 
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     except (ClientsError, DemoError, LabError) as error:
         raise CommandError(str(error)) from error
     finally:
-        if args.keep:
+        if args.keep and lab.running:
             say(f"\nThe lab goes on. export KUBECONFIG=$(sitegrid lab kubeconfig --name {args.name})")
             say(f"End it with: sitegrid lab down --name {args.name}")
     return 0 if held else 1

@@ -114,7 +114,9 @@ class Lab:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.down()
+        # A lab that ran before is not ours to end.
+        if not isinstance(value, LabRunning):
+            self.down()
 
     @property
     def kubeconfig(self) -> Path:

@@ -313,6 +313,7 @@ def test_explain(world: Any) -> None:
         (("ssg", "grid", "one"), "there is no StatefulSetGrid", 1),
         (("sg/grid", "one"), "there is no ServiceGrid", 1),
         (("grid", "three"), "has no unit three; it has: one", 1),
+        (("grid", "onne"), "has no unit onne, did you mean 'one'? it has: one", 1),
     ],
 )
 def test_explain_says_what_is_wrong(world: Any, arguments: tuple[str, ...], words: str, code: int) -> None:
@@ -323,3 +324,16 @@ def test_explain_says_what_is_wrong(world: Any, arguments: tuple[str, ...], word
     assert result.returncode == code
     assert result.stderr.startswith("error: ")
     assert words in result.stderr
+
+
+def test_explain_tells_that_a_unit_is_left_out(world: Any) -> None:
+    """That comes first where the template would not do for the unit anyway."""
+    world.nodes("one", "two")
+    grid = world.deployment_grid(units={"exclude": {"names": ["two"]}})
+    grid["spec"]["template"]["template"]["metadata"]["annotations"] = {"a": "$(unit.values.nope)"}
+    world.plane.apply(grid)
+    result = _sitegrid(world, "explain", "grid", "two", "-n", world.namespace, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith(
+        "error: spec.units leaves this unit out: the child is not made; it could not be: "
+    )

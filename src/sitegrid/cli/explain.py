@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from sitegrid.cli.cluster import add_cluster_options, ask_cluster, not_found
-from sitegrid.cli.errors import CommandError
+from sitegrid.cli.errors import CommandError, nearest
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -115,8 +115,6 @@ async def _child(client: Client, kind: WorkloadKind, grid: WorkloadGrid, units: 
 
     mark = await _mark(client, kind, grid.metadata.namespace, Blueprint(kind, grid).child_name(unit))
     explanation = explain(kind, grid, units[unit].unit, mark)
-    if isinstance(explanation, Problem):
-        raise CommandError(f"unit {unit} can have no child: {explanation.reason}: {explanation.message}")
     notes = ["this child was taken over from SuperEdge and keeps its shape"] if mark else []
     chosen = Blueprint(kind, grid).choose(units)
     if isinstance(chosen, Problem):
@@ -124,6 +122,9 @@ async def _child(client: Client, kind: WorkloadKind, grid: WorkloadGrid, units: 
     elif unit not in chosen:
         left_out = "spec.units leaves this unit out" if units[unit].nodes else "this unit has no nodes"
         notes.append(f"{left_out}: the child is not made")
+    if isinstance(explanation, Problem):
+        told = f"{'; '.join(notes)}; it could not be" if notes else f"unit {unit} can have no child"
+        raise CommandError(f"{told}: {explanation.reason}: {explanation.message}")
     if units[unit].suspended:
         notes.append("this unit is suspended by its NodeUnit: nothing is changed")
     return _json(explanation, notes) if output == "json" else _yaml(grid, explanation, notes)
@@ -184,7 +185,7 @@ async def _units(client: Client, key: str, wanted: str) -> Units:
     if wanted not in units:
         known = ", ".join([*units][:20]) or "none"
         more = f" and {len(units) - 20} more" if len(units) > 20 else ""
-        raise CommandError(f"{key} has no unit {wanted}; it has: {known}{more}")
+        raise CommandError(f"{key} has no unit {wanted}{nearest(wanted, units) or ';'} it has: {known}{more}")
     return units
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from sitegrid.cli.errors import nearest
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -36,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         if rest:
             options = [word for word in rest if word.startswith("-")]
             if options:
-                self.error(f"unknown option {options[0]!r}{_nearest(options[0], self._option_string_actions)}")
+                self.error(f"unknown option {options[0]!r}{nearest(options[0], self._option_string_actions)}")
             self.error(f"unexpected argument {rest[0]!r}")
         return parsed, rest
 
@@ -45,18 +46,11 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             what = str(action.metavar or "/".join(action.option_strings) or action.dest).lower()
             # `version` is meant to find `--version`.
-            nearest = _nearest(value, [*action.choices, *self._option_string_actions])
-            known = nearest or f": use {', '.join(action.choices)}"
+            hint = nearest(value, [*action.choices, *self._option_string_actions])
+            known = hint or f": use {', '.join(action.choices)}"
             self.error(f"unknown {what} {value!r}{known}")
 
     def error(self, message: str) -> NoReturn:
         """End the process with one line."""
         end = " See" if message.endswith("?") else "; see"
         self.exit(2, f"error: {message}{end} `{self.prog} --help`\n")
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    import difflib  # for mistakes only: the agent's process is kept small
-
-    found = difflib.get_close_matches(word, known, n=1)
-    return f", did you mean {found[0]!r}?" if found else ""

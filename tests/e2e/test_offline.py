@@ -8,13 +8,17 @@ The other node of the site loses none to a restart of a part, since each node ha
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from sitegrid.lab.clients import wait_until
+from sitegrid.lab.clients import entered, wait_until
 from sitegrid.lab.lab import Lab
 from tests.support.faultsite import (
     FAULTY,
@@ -26,6 +30,7 @@ from tests.support.faultsite import (
     URL,
     FaultSite,
     check_nothing_happened,
+    compact,
     metrics,
     tell,
 )
@@ -45,19 +50,27 @@ def offline(site: FaultSite, lab: Lab) -> Iterator[FaultSite]:
 
 
 @pytest.mark.parametrize(
-    ("process", "action"),
+    "faults",
     [
-        ("agent", "kill"),
-        ("agent", "restart"),
-        ("kube-proxy", "kill"),
-        ("kube-proxy", "restart"),
-        ("kubelet", "kill"),
+        ["agent kill"],
+        ["agent restart"],
+        ["kube-proxy kill"],
+        ["kube-proxy restart"],
+        ["kubelet kill"],
+        ["agent kill", "kube-proxy kill", "kubelet kill"],
+        ["agent stop", "kube-proxy kill", "agent start"],
     ],
+    ids=", ".join,
 )
-def test_restarts_lose_nothing(offline: FaultSite, lab: Lab, process: str, action: str) -> None:
+def test_restarts_lose_nothing(offline: FaultSite, lab: Lab, faults: list[str]) -> None:
     """None of agent, kube-proxy and kubelet is in the way of a request: all are answered, in the site."""
-    seen = offline.fault(f"{process} {action}", lambda: lab.process(f"{process}@{FAULTY}", action))
-    check_nothing_happened(seen)
+
+    def do() -> None:
+        for fault in faults:
+            process, action = fault.split()
+            lab.process(f"{process}@{FAULTY}", action)
+
+    check_nothing_happened(offline.fault(", ".join(faults), do))
 
 
 @pytest.mark.parametrize("options", ["ro", "nr_inodes=1"])
@@ -134,6 +147,60 @@ def test_a_wan_that_flaps_is_not_noticed(offline: FaultSite, lab: Lab) -> None:
     check_nothing_happened(offline.fault("wan flaps", flap))
     offline.restore()
     assert offline.pods() == before
+
+
+@pytest.fixture
+def told(site: FaultSite, lab: Lab, tmp_path: Path) -> Iterator[Callable[[], list[tuple[str, str]]]]:
+    """Watch EndpointSlices through the faulty node's agent, from before any cut; yield what gives types and names.
+
+    The API server's own slice is left out.
+    """
+    record = tmp_path / "events"
+    path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?watch=true"
+
+    def events() -> list[tuple[str, str]]:
+        found = [json.loads(line) for line in record.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        names = [(event["type"], event["object"]["metadata"]["name"]) for event in found]
+        return [(kind, name) for kind, name in names if name != "kubernetes"]
+
+    argv = lab.command(FAULTY, ["curl", "-sN", "-m", "300", f"http://127.0.0.1:10351{path}"])
+    with record.open("wb") as file, subprocess.Popen(argv, stdout=file) as process:
+        try:
+            assert wait_until(lambda: len(events()) >= 2)
+            yield events
+        finally:
+            if process.poll() is None:
+                os.kill(entered(process), signal.SIGKILL)
+
+
+def test_an_api_server_that_has_forgotten_costs_a_list_and_no_more(
+    told: Callable[[], list[tuple[str, str]]], offline: FaultSite, lab: Lab
+) -> None:
+    """It restarts while the site is cut off, its history compacted: agents list anew, and clients lose nothing.
+
+    They are told of the one slice that changed meanwhile, and of no other.
+    """
+
+    def expired() -> float:
+        found = metrics(lab, FAULTY)
+        reasons = ("expired", "refused 410", "refused 504")
+        return sum(found.get(f'upstream_failures_total{{reason="{reason}"}}', 0) for reason in reasons)
+
+    pods, before, heard = offline.pods(), expired(), told()
+    (kiosk,) = {name for _, name in heard if name.startswith("kiosk-")}
+    lab.kubectl("label", "--overwrite", "service", "kiosk", "history=long")  # which Kubernetes copies to its slices
+
+    def restart() -> None:
+        compact(lab)
+        lab.process("kube-apiserver", "restart")
+        assert wait_until(lambda: not lab.kubectl("get", "--raw", "/readyz", check=False).returncode)
+        offline.restore()
+        assert wait_until(lambda: expired() > before)
+        assert wait_until(lambda: told() != heard)
+
+    check_nothing_happened(offline.fault("history lost", restart))
+    assert told() == [*heard, ("MODIFIED", kiosk)]
+    assert wait_until(lambda: offline.pods() == pods), offline.pods()
 
 
 def test_a_node_relabelled_while_cut_off_moves_when_it_hears_of_it(offline: FaultSite, lab: Lab) -> None:

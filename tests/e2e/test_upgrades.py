@@ -18,9 +18,9 @@ import pytest
 
 from sitegrid.lab.addresses import AGENT_TLS, API_SERVER, API_SERVER_PORT, NodeAddresses
 from sitegrid.lab.clients import Clients
-from sitegrid.lab.config import LabConfig
 from sitegrid.lab.lab import Lab
 from tests.support import echo
+from tests.support.faultsite import in_cloud
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -114,11 +114,9 @@ def ways(lab: Lab, clients: Clients) -> Iterator[Ways]:
     lab.kubectl("apply", "-f", "-", input=ACCESS)
     namespace, _, name = pod.partition("/")
     address = lab.kubectl("get", "pod", "-n", namespace, name, "-o", "jsonpath={.status.podIP}").stdout
-    user = ["--user", "--preserve-credentials"] if LabConfig.read(lab.layout.config).user_namespace else []
-    cloud = ["nsenter", f"--target={lab.supervisor_pid}", *user, "--net", "--"]
-    subprocess.run([*cloud, "ip", "route", "add", address, "via", NodeAddresses(1).wan], check=True)
+    subprocess.run(in_cloud(lab, ["ip", "route", "add", address, "via", NodeAddresses(1).wan]), check=True)
     yield Ways(lab, pod)
-    subprocess.run([*cloud, "ip", "route", "del", address], check=True)
+    subprocess.run(in_cloud(lab, ["ip", "route", "del", address]), check=True)
     lab.kubectl("delete", "-f", "-", input=ACCESS)
 
 

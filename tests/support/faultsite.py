@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sitegrid.lab.clients import Clients, Target, wait_until
+from sitegrid.lab.config import LabConfig
 from sitegrid.lab.lab import Lab
 from sitegrid.lab.matrix import Matrix
 
@@ -120,6 +122,25 @@ class FaultSite:
             self.lab.restore_wan(node)  # by name: a node that was relabelled meanwhile is still one of the site's
         for node in NODES:
             assert wait_until(lambda node=node: metrics(self.lab, node).get("wan_down") == 0)  # type: ignore[misc]
+
+
+def in_cloud(lab: Lab, argv: Sequence[str]) -> list[str]:
+    """Return the argv that runs `argv` in the network of the cloud."""
+    user = ["--user", "--preserve-credentials"] if LabConfig.read(lab.layout.config).user_namespace else []
+    return ["nsenter", f"--target={lab.supervisor_pid}", *user, "--net", "--", *argv]
+
+
+def compact(lab: Lab) -> None:
+    """Make etcd forget every revision but the last, so that nothing can be resumed from before."""
+
+    def ask(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        argv = ["curl", "-sf", "--noproxy", "*", f"http://127.0.0.1:2379/v3/kv/{path}", "-d", json.dumps(body)]
+        done = subprocess.run(in_cloud(lab, argv), capture_output=True, check=True)
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    revision = ask("range", {"key": "AA=="})["header"]["revision"]
+    ask("compaction", {"revision": revision, "physical": True})
 
 
 def tell(name: str, seen: dict[Target, Matrix]) -> None:

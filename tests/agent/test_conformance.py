@@ -171,11 +171,13 @@ LABEL_SELECTORS = (
     "a in (=)", "a in (b,=)", "a in (b))", "a in (b)c", "=b", "(a)", " , ", "a in", "a notin", "a>x", "a>", "a<1.5",
     "a>+1", "a>99999999999999999999", "a > 0x5", "-a", "a/", "/a", "A..b/c", "x/y/z", "a&b", "a=-b", "a=*",
     'a="b"', "a=b/c",
+    "a\v", "a\a=b", "\x7f", "a>" + "9" * 5000, "a in (\u2028)",
     "a in (b,-,c/)", "a=" + "x" * 64, "a" * 64, "b" * 254 + "/a", "a\u00a0=b", "a=\u00e9", "a<\u00e9",
 )  # fmt: skip
 FIELD_SELECTORS = (
     "nonsense", "metadata.name", "metadata.name>a", "metadata.name=a=b", "metadata.name=a!=b", "metadata.name=\\x",
     "metadata.name=a\\", "=a", "spec.x=1", " metadata.name=a", "metadata.name =a", "metadata.uid=x", "!metadata.name",
+    "d,\\\\", "z=1=2,a", "metadata.namespace!==\\\\,\\,",
 )  # fmt: skip
 
 

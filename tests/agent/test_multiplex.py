@@ -229,6 +229,21 @@ async def test_what_nobody_reads_any_more_is_given_back(server: ApiServer, upstr
     steady.close()
 
 
+async def test_a_server_that_reads_no_answers_is_left(
+    server: ApiServer, upstream: Upstream, objects: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers to pings do not pile up: the connection ends, and everything on it."""
+    monkeypatch.setattr("sitegrid.agent.multiplex._UNSENT", 1000)
+    (reply,) = await _asked(server, upstream, 1, objects)
+    (connection,) = server.connections
+    (link,) = upstream._links
+    monkeypatch.setattr(link._transport, "write", lambda data: None)
+    monkeypatch.setattr(link._transport, "get_write_buffer_size", lambda: 2000)
+    connection.send(PING, 0, 0, b"12345678")
+    with pytest.raises(UpstreamError, match="does not read"):
+        await reply.head()
+
+
 async def test_a_burst_arrives_whole_and_in_order(server: ApiServer, upstream: Upstream, objects: Any) -> None:
     """Reading in batches loses nothing and mixes nothing up; the rest of a large body is asked for as it is taken."""
     (reply,) = await _asked(server, upstream, 1, objects)

@@ -167,3 +167,14 @@ def test_what_cannot_be_read_is_an_error(raw: bytes) -> None:
     """Nothing is guessed of a slice that is not one."""
     with pytest.raises(ProtobufError):
         make_endpoints(JSON, _service(CLUSTER_IP), {}, [Item("ns/s", 7, raw, {})], 9)
+
+
+def test_a_time_that_there_is_not_is_an_error() -> None:
+    """A Service of the year 290 billion has no Endpoints, and ends nothing else."""
+    service = _service(CLUSTER_IP)
+    span = protobuf.only_message(service.raw, 1)
+    assert span is not None
+    meta = service.raw[span.start : span.stop] + write_bytes(8, write_int(1, 1 << 63))
+    odd = Item(service.key, 5, write_bytes(1, meta) + service.raw[span.stop :], {})
+    with pytest.raises(ProtobufError):
+        make_endpoints(JSON, odd, {}, [], 9)

@@ -51,7 +51,8 @@ def test_numbers_are_compared(text: str, value: str | None, matches: bool) -> No
     "text",
     ["a,", ",a", "a,,b", "a b", "!a=b", "!", "!!a", "a=b=c", "a>+1", "a in b", "a in (", "a in (b c)", "a in (b",
      "a in (b))", "=b", "(a)", "a>x", "a>", "a in", "a notin", "-a", "a=-b", "A..b/c", "x/y/z", "a=" + "x" * 64,
-     "a" * 64, "a\u00a0=b", "a=\u00e9"],
+     "a" * 64, "a\u00a0=b", "a=\u00e9", "a>" + "9" * 5000,
+     "a<-" + "9" * 64],
 )  # fmt: skip
 def test_illegal_label_selectors_are_refused(text: str) -> None:
     """What the API server answers 400 to is an error here too."""

@@ -25,6 +25,8 @@ FEW: Final = 20
 """Arrivals of a burst that are read at once: one change at the API server is a few events, a short list some more."""
 PAUSE: Final = 0.3
 """Seconds that arrivals are let gather in a burst: kube-proxy writes rules once a second."""
+_UNSENT: Final = 1024 * 1024
+"""Bytes that may wait to be sent; requests and answers to pings are small."""
 _BUFFER: Final = memoryview(bytearray(32 * 1024))
 """Where every connection receives: what is in it is taken out at once."""
 
@@ -235,6 +237,8 @@ class Link(asyncio.BufferedProtocol):
     def _write(self) -> None:
         if self._transport is not None and self._outgoing.pending:
             self._transport.write(self._outgoing.read())
+            if self._transport.get_write_buffer_size() > _UNSENT:
+                self._fail("the API server asks for answers and does not read them")
 
     def _fail(self, reason: str, error: Exception | None = None) -> None:
         """End the connection and everything on it."""

@@ -7,12 +7,11 @@ cannot be decoded in exactly one way, is 400: the API server might read the othe
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Final, NamedTuple
 
 from sitegrid.wire import percent
-from sitegrid.wire.status import Status
+from sitegrid.wire.status import Status, quoted
 
 _DIGITS: Final = 64
 """More than these no 64-bit number has, whatever zeros it begins with; and Python refuses to read very long ones."""
@@ -106,9 +105,9 @@ def _flag(value: str | None) -> bool | None:
 
 def _integer(value: str) -> int:
     if not re.fullmatch(r"[+-]?[0-9]+", value):
-        raise _bad_request(f"strconv.ParseInt: parsing {_quoted(value)}: invalid syntax")
+        raise _bad_request(f"strconv.ParseInt: parsing {quoted(value)}: invalid syntax")
     if len(value) > _DIGITS or not -(1 << 63) <= int(value) < 1 << 63:
-        raise _bad_request(f"strconv.ParseInt: parsing {_quoted(value)}: value out of range")
+        raise _bad_request(f"strconv.ParseInt: parsing {quoted(value)}: value out of range")
     return int(value)
 
 
@@ -120,7 +119,7 @@ def _resource_version(value: str, *, watch: bool) -> int | None:
         return int(value)
     problem = "value out of range" if number else "invalid syntax"
     problem = (
-        f"resourceVersion: Invalid value: {_quoted(value)}: strconv.ParseUint: parsing {_quoted(value)}: {problem}"
+        f"resourceVersion: Invalid value: {quoted(value)}: strconv.ParseUint: parsing {quoted(value)}: {problem}"
     )
     # For a watch the API server gives no reason, and so calls it an error of its own.
     raise OptionsError(Status(500, problem)) if watch else _bad_request(f"invalid resource version: {problem}")
@@ -129,11 +128,7 @@ def _resource_version(value: str, *, watch: bool) -> int | None:
 def _check_duration(value: str) -> None:
     """Refuse a `timeout` that is no duration (apiserver pkg/endpoints/filters/request_deadline.go)."""
     if value and not _DURATION.fullmatch(value):
-        raise _bad_request(f"invalid timeout specified in the request URL - time: invalid duration {_quoted(value)}")
-
-
-def _quoted(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
+        raise _bad_request(f"invalid timeout specified in the request URL - time: invalid duration {quoted(value)}")
 
 
 _Cause = tuple[str, str, str]
@@ -157,8 +152,8 @@ def _forbidden(message: str, field: str = "resourceVersionMatch") -> _Cause:
 
 
 def _unsupported(value: str, *supported: str) -> _Cause:
-    known = ", ".join(map(_quoted, supported))
-    message = f"Unsupported value: {_quoted(value)}: supported values: {known}"
+    known = ", ".join(map(quoted, supported))
+    message = f"Unsupported value: {quoted(value)}: supported values: {known}"
     return "FieldValueNotSupported", message, "resourceVersionMatch"
 
 

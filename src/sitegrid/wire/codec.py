@@ -24,6 +24,10 @@ INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
 """Annotation of the bookmark that ends a streaming list (KEP-3157)."""
 
 
+_DIGITS: Final = 20
+"""What a number of 64 bits may have."""
+
+
 class CodecError(ValueError):
     """The bytes are not what they should be; nothing of them may be used."""
 
@@ -151,14 +155,14 @@ def _key(namespace: str, name: str) -> str:
 
 
 def _resource_version(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise CodecError(f"resourceVersion {text!r} is not a number")
+    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
+        raise CodecError(f"resourceVersion {text[:_DIGITS]!r} is not a number")
     return int(text)
 
 
 def dump(value: Any) -> bytes:
-    """Return compact JSON."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    """Return compact JSON. Raises ValueError for numbers that JSON does not have, which 1e999 is read as."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def _load(data: bytes) -> dict[str, Any]:

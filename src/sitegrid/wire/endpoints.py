@@ -25,6 +25,10 @@ _REFERENCE: Final = {1: "kind", 2: "namespace", 3: "name", 4: "uid", 5: "apiVers
 """Fields of core/v1 ObjectReference (7, fieldPath, is never set for a pod)."""
 
 
+_END_OF_TIME: Final = 253402300800
+"""The year 10000, in Unix time; RFC 3339 ends there."""
+
+
 class _Port(NamedTuple):
     name: str
     number: int
@@ -223,6 +227,8 @@ def _reference(raw: bytes) -> dict[str, str]:
 # Writing: core/v1 Endpoints, as the API server does it.
 def _timestamp(raw: bytes) -> str:
     seconds = sum(_number(raw, field) for field in protobuf.fields(raw) if field.number == 1)
+    if seconds >= _END_OF_TIME:
+        raise protobuf.ProtobufError("a time that cannot be written")
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 

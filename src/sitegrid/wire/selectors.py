@@ -9,17 +9,19 @@ Held by ``tests/wire/test_selectors.py`` and, word by word, ``tests/agent/test_c
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
+
+from sitegrid.wire.status import quoted
 
 # Only these four separate tokens: other white space is part of one, and makes it illegal.
 _TOKEN: Final = re.compile(r"==|!=|[=!<>(),]|[^ \t\r\n=!<>(),]+")
 _NAME: Final = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
 _PREFIX: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _SYMBOLS: Final = frozenset({"==", "!=", "=", "!", "<", ">", "(", ")", ",", ""})
-_INT64: Final = re.compile(r"[-+]?[0-9]+")
+_INT64: Final = re.compile(r"[-+]?[0-9]{1,63}")
+"""What may be one: no label's value is longer, and Python refuses to read very long numbers."""
 _QUALIFIED: Final = (
     "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character "
     "(e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is "
@@ -167,10 +169,8 @@ def _unexpected(token: str, expected: str) -> SelectorError:
 
 
 def _invalid(path: str, value: str, problem: str) -> str:
-    """Return a field error (apimachinery pkg/util/validation/field), the value quoted as Go does."""
-    quoted = json.dumps(value, ensure_ascii=False)
-    shown = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in quoted)
-    return f"{path}: Invalid value: {shown}: {problem}"
+    """Return a field error (apimachinery pkg/util/validation/field)."""
+    return f"{path}: Invalid value: {quoted(value)}: {problem}"
 
 
 def _check_key(key: str) -> None:
@@ -227,7 +227,8 @@ class FieldSelector:
     __slots__ = ("terms",)
 
     def __init__(self, text: str) -> None:
-        self.terms = tuple(_field_term(term, text) for term in _split_terms(text) if term)
+        # The API server sorts them first, and so finds fault with the least.
+        self.terms = tuple(_field_term(term, text) for term in sorted(_split_terms(text)) if term)
 
     @property
     def field_labels(self) -> frozenset[str]:

@@ -82,3 +82,18 @@ class Status(NamedTuple):
             out.append(protobuf.write_bytes(5, details))
         out.append(protobuf.write_int(6, self.code))
         return protobuf.wrap("v1", "Status", b"".join(out))
+
+
+_ESCAPES: Final = {char: f"\\{letter}" for char, letter in zip('"\\\a\b\f\n\r\t\v', '"\\abfnrtv', strict=True)}
+
+
+def quoted(text: str) -> str:
+    """Return `text` as the API server shows it: Go's strconv.Quote."""
+    return f'"{"".join(map(_shown, text))}"'
+
+
+def _shown(char: str) -> str:
+    if char in _ESCAPES or char.isprintable():
+        return _ESCAPES.get(char, char)
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 1 << 16 else f"\\U{code:08x}"

@@ -64,3 +64,16 @@ def test_the_labs_verbs_are_described() -> None:
     """docs/lab.md has every verb of `sitegrid lab`, and none that there is not."""
     verbs = next(action.choices for action in _subcommand("lab")._actions if isinstance(action.choices, dict))
     assert set(re.findall(r"`lab (\w+)", _section("lab.md", "Commands"))) == set(verbs)
+
+
+def test_every_reason_is_described() -> None:
+    """docs/api.md has each reason of conditions and events that the code can give."""
+    before = (r"^[A-Z_]+(?:: Final)? = ", r'\((?:"(?:True|False)"|True|False), ', "reason=", r"_tell\(\w+, ")
+    given = re.compile(f'(?:{"|".join(before)})"((?:[A-Z][a-z]+){{2,}})"', re.MULTILINE)
+    sources = [path for part in ("grid", "controller") for path in (_ROOT / "src" / "sitegrid" / part).glob("*.py")]
+    reasons = {reason for path in sources for reason in given.findall(path.read_text(encoding="utf-8"))}
+    reasons = {reason for reason in reasons if not reason.endswith(("Spec", "Grid", "EndpointSlice"))}
+    others = {"NodeUnit", "NodeGroup", "ExternalName", "ReplicaFailure"}  # kinds, and Kubernetes' own words
+    described = set(re.findall(r"`([A-Z]\w+)`", (_ROOT / "docs" / "api.md").read_text(encoding="utf-8")))
+    assert len(reasons) > 30
+    assert reasons - others <= described

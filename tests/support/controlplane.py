@@ -6,15 +6,18 @@ Used by the fixtures of the kube, controller and agent tests, each of which adds
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import socket
 import ssl
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +47,9 @@ class ApiServer:
         self._users = users
         self._arguments = arguments
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._connection: http.client.HTTPSConnection | None = None
+        self._lock = threading.Lock()
+        """Of the connection: tests that wait in a thread go on in another one."""
 
     def start(self) -> None:
         """Start both and wait until the API server is ready."""
@@ -97,20 +103,52 @@ class ApiServer:
 
     def stop(self) -> None:
         """End all programs."""
+        self._disconnect()
         for name in [*self._processes][::-1]:
             self.end(name)
 
     def open(self, path: str, token: str) -> http.client.HTTPResponse:
         """GET a path as the user of `token`. Raises HTTPError, and OSError where nobody answers."""
-        context = ssl.create_default_context(cafile=str(self.ca))
-        # The API server's own certificate is no authority's, which Python minds.
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {token}"})
         opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self._tls())
         )
         answer: http.client.HTTPResponse = opener.open(request, timeout=10)
         return answer
+
+    def request(
+        self, method: str, path: str, token: str, body: object = None, content_type: str = "application/json"
+    ) -> tuple[int, Any]:
+        """Send one request as the user of `token`, on a connection that is kept; return status and decoded JSON."""
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": content_type}
+        data = None if body is None else json.dumps(body)
+        with self._lock:
+            for fresh in (self._connection is None, True):
+                try:
+                    connection = self._connection = self._connection or self._connect()
+                    connection.request(method, path, data, headers)
+                    answer = connection.getresponse()
+                    return answer.status, json.loads(answer.read())
+                except (OSError, http.client.HTTPException):
+                    # The API server may have ended a connection that was kept, by its own end for example.
+                    self._disconnect()
+                    if fresh:
+                        raise
+        raise AssertionError("the second try is a fresh one")
+
+    def _connect(self) -> http.client.HTTPSConnection:
+        return http.client.HTTPSConnection("127.0.0.1", self.port, context=self._tls(), timeout=30)
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _tls(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.ca))
+        # The API server's own certificate is no authority's, which Python minds.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return context
 
     def log(self, name: str) -> str:
         """Return the end of a program's log."""

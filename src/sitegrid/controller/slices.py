@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
+from typing import Final
 
 from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.workloads import StatefulSetGrid
@@ -31,6 +32,10 @@ from sitegrid.kube.resources import ENDPOINTSLICES, NODES
 from sitegrid.wire.labels import UNIT
 
 log = logging.getLogger(__name__)
+
+WRITES_PER_SERVICE: Final = 8
+"""Writes of one Service's slices at once, half of what all have: a Service whose slices change in every unit leaves
+room for another's one slice, whose site would otherwise wait for all of them."""
 
 _Slices = dict[str, EndpointSlice]
 """Slices by their names."""
@@ -68,12 +73,18 @@ class Slices:
             await self._refresh(nodes)
             present, wanted, again = self._look(key, index)
         writes = [
-            self._write(item, present.get(name))
+            partial(self._write, item, present.get(name))
             for name, item in wanted.items()
             if name not in present or not unchanged(item, present[name])
         ]
-        deletes = [self._delete(item) for name, item in present.items() if name not in wanted]
-        results = await asyncio.gather(*writes, *deletes, return_exceptions=True)
+        deletes = [partial(self._delete, item) for name, item in present.items() if name not in wanted]
+        share = asyncio.Semaphore(WRITES_PER_SERVICE)
+
+        async def in_turn(write: Callable[[], Awaitable[None]]) -> None:
+            async with share:
+                await write()
+
+        results = await asyncio.gather(*map(in_turn, (*writes, *deletes)), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result

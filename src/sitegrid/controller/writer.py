@@ -9,7 +9,7 @@ controls, and the API server refuses (409) where another one has taken its place
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any, Final, Protocol, TypeVar
 
 from sitegrid.api.meta import FIELD_MANAGER, ObjectMeta
@@ -195,7 +195,7 @@ class Writer:
             if not error.not_found:
                 raise
 
-    async def _counted(self, resource: Resource, verb: str, write: Awaitable[T]) -> T:
+    async def _counted(self, resource: Resource, verb: str, write: Coroutine[Any, Any, T]) -> T:
         result = "cancelled"
         try:
             async with self._free:
@@ -208,5 +208,6 @@ class Writer:
             result = "unreachable"
             raise
         finally:
+            write.close()  # it was not begun where this was cancelled before its turn
             self._metrics.writes.labels(resource=resource.plural, verb=verb, result=result).inc()
         return answer

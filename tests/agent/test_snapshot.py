@@ -361,7 +361,7 @@ def test_a_first_start_finds_nothing(path: Path) -> None:
 def test_a_document_over_the_limit_is_refused_and_others_go_on(path: Path) -> None:
     """The limit is on all together; the refused document keeps its last content."""
     counts = Counts()
-    directory = Directory(path, max_bytes=OLD.size + OTHER.size, count=counts)
+    directory = Directory(path, max_bytes=(OLD.size + OTHER.size) * 4 // 3 + 1, count=counts)
     assert directory.write(OLD)
     assert not directory.write(NEW)
     assert counts == {"too large": 1}
@@ -370,6 +370,17 @@ def test_a_document_over_the_limit_is_refused_and_others_go_on(path: Path) -> No
     assert not directory.write(Document("one more", []))
     assert counts == {"too large": 2}
     assert load(path) == {OLD.name: OLD, OTHER.name: OTHER}
+
+
+def test_new_documents_leave_room_for_what_is_there(path: Path) -> None:
+    """Whoever makes up questions, and so documents, does not keep the others from being renewed."""
+    directory = Directory(path, max_bytes=2 * NEW.size)
+    assert directory.write(OLD)
+    number = 0
+    while directory.write(Document(f"made up {number}", [Record("default/a", "1", b"x" * 20_000)])):
+        number += 1
+    assert number
+    assert directory.write(Document(OLD.name, [Record("default/a", "9", b"y" * 60_000)]))
 
 
 def test_a_document_over_the_limit_is_told_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:

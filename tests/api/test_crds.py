@@ -96,6 +96,15 @@ def test_every_field_is_described(definition: Definition) -> None:
 
 
 @every_definition
+def test_a_wide_list_tells_why(definition: Definition) -> None:
+    """`kubectl get -o wide` has the reason of the condition Ready; the narrow list stays narrow."""
+    columns = {column.name: column for column in definition.columns}
+    assert columns["Reason"].priority == 1
+    assert len([column for column in columns.values() if not column.priority]) <= 6
+    assert [*columns][-1] == "Age"
+
+
+@every_definition
 def test_schema_is_structural(definition: Definition) -> None:
     """Every schema has a type, and none has what a structural schema may not have."""
     for path, schema in _schemas(_root(definition)):

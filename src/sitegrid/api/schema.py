@@ -78,6 +78,8 @@ _KEY = Column("Key", "string", ".spec.gridUniqKey", "The node label key that div
 _UNITS = Column("Units", "integer", ".status.units", "Units of the key")
 _AGE = Column("Age", "date", ".metadata.creationTimestamp", "Time since the grid was made")
 
+_REASON = Column("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', "Why it is Ready or not", 1)
+
 _NODES = Column("Nodes", "integer", ".status.nodeCount", "Nodes that carry the label")
 _READY_NODES = Column("Ready", "integer", ".status.readyNodes", "Nodes that are ready")
 _WORKLOAD_COLUMNS = (
@@ -86,6 +88,7 @@ _WORKLOAD_COLUMNS = (
     Column("Ready", "integer", ".status.readyUnits", "Units with all pods ready"),
     Column("Updated", "integer", ".status.updatedUnits", "Units that run nothing but the current template", 1),
     Column("Unavailable", "integer", ".status.unavailableUnits", "Units with no pod ready", 1),
+    _REASON,
     _AGE,
 )
 
@@ -93,7 +96,11 @@ _SERVICE_COLUMNS = (
     _KEY,
     Column("Service", "string", ".status.serviceName", "The Service of all units"),
     _UNITS,
+    Column(
+        "Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "Whether all units see it as it is meant"
+    ),
     Column("Fallback", "integer", ".status.fallbackUnits", "Units that use another unit's endpoints now", 1),
+    _REASON,
     _AGE,
 )
 _SERVICE_RULES = (
@@ -137,6 +144,7 @@ DEFINITIONS: tuple[Definition, ...] = (
             _NODES,
             _READY_NODES,
             Column("Suspended", "boolean", ".spec.suspend", "Whether nothing is changed in the unit"),
+            _REASON,
             _AGE,
         ),
         NODE_UNIT_RULES,
@@ -146,7 +154,14 @@ DEFINITIONS: tuple[Definition, ...] = (
         NodeGroup,
         "nodegroups",
         "ng",
-        (_KEY, Column("Units", "integer", ".status.unitCount", "Units of the key"), _NODES, _READY_NODES, _AGE),
+        (
+            _KEY,
+            Column("Units", "integer", ".status.unitCount", "Units of the key"),
+            _NODES,
+            _READY_NODES,
+            _REASON,
+            _AGE,
+        ),
         NODE_GROUP_RULES,
         namespaced=False,
     ),
@@ -166,6 +181,7 @@ SUPEREDGE_DEFINITIONS: tuple[Definition, ...] = (
         (
             Column("Type", "string", ".spec.type", "edge, cloud, master or other"),
             Column("Ready", "string", ".status.readyRate", "Ready nodes of all nodes"),
+            _REASON,
             _AGE,
         ),
         namespaced=False,
@@ -175,7 +191,7 @@ SUPEREDGE_DEFINITIONS: tuple[Definition, ...] = (
         SiteNodeGroup,
         "nodegroups",
         "seng",
-        (Column("Units", "integer", ".status.unitNumber", "How many NodeUnits it has"), _AGE),
+        (Column("Units", "integer", ".status.unitNumber", "How many NodeUnits it has"), _REASON, _AGE),
         namespaced=False,
         versions=SITE_VERSIONS,
     ),

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
-from sitegrid.agent.metrics import Metrics
+from sitegrid.agent.metrics import Metrics as AgentMetrics
 from sitegrid.cli.main import build_parser
+from sitegrid.controller.metrics import Metrics as ControllerMetrics
 
 _ROOT = Path(__file__).parents[2]
 _PAGES = [_ROOT / "README.md", _ROOT / "README.zh-CN.md", *sorted((_ROOT / "docs").glob("*.md"))]
@@ -46,17 +48,25 @@ def test_every_command_of_the_pages_is_understood(page: str, command: str) -> No
     build_parser().parse_args(shlex.split(command))
 
 
-def test_the_agents_options_are_described() -> None:
-    """docs/agent.md has every option of `sitegrid agent`, and none that there is not."""
-    options = {word for action in _subcommand("agent")._actions for word in action.option_strings}
-    described = set(re.findall(r"(?<![\w-])(--?[a-z][a-z-]*)", _section("agent.md", "Options")))
+@pytest.mark.parametrize("command", ["agent", "controller"])
+def test_the_options_are_described(command: str) -> None:
+    """The page of a command has every option of it, and none that there is not."""
+    options = {word for action in _subcommand(command)._actions for word in action.option_strings}
+    described = set(re.findall(r"(?<![\w-])(--?[a-z][a-z-]*)", _section(f"{command}.md", "Options")))
     assert described - {"--raw", "--minify", "--flatten", "-o"} == options - {"-h", "--help"}
 
 
-def test_the_agents_metrics_are_described() -> None:
-    """docs/agent.md has every metric of the agent, and none that there is not."""
-    shown = set(re.findall(r"# TYPE sitegrid_agent_(\w+) ", Metrics().render().decode()))
-    rows = [row.split("|")[1] for row in _section("agent.md", "Metrics").splitlines() if row.startswith("| `")]
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("agent.md", AgentMetrics().render()),
+        ("controller.md", generate_latest(ControllerMetrics().registry)),
+    ],
+)
+def test_the_metrics_are_described(page: str, text: bytes) -> None:
+    """The page has every metric, and none that there is not."""
+    shown = set(re.findall(r"# TYPE sitegrid_(?:agent_)?(\w+) ", text.decode()))
+    rows = [row.split("|")[1] for row in _section(page, "Metrics").splitlines() if row.startswith("| `")]
     assert {name for row in rows[1:] for name in re.findall(r"`(\w+)", row)} == shown
 
 

@@ -44,7 +44,6 @@ STOCK: Final = "stock"
 _KUBERNETES: Final = "kube-controller-manager"
 """Field manager of what Kubernetes' own controllers write; its name is among the bytes on the wire."""
 _WAN: Final = "wan0"
-_PROXY_METRICS: Final = 10249
 _AGENT_PAGES: Final = 10351
 _COREDNS_READY: Final = 8181
 _PATIENCE: Final = 120.0
@@ -158,10 +157,6 @@ class Side:
     def agent_metric(self, name: str) -> float:
         """Return a number of the agent's own counting."""
         return self.metric(_AGENT_PAGES, f"sitegrid_agent_{name}")
-
-    def proxy_metric(self, name: str) -> float:
-        """Return a number of kube-proxy's own counting."""
-        return self.metric(_PROXY_METRICS, name)
 
 
 class Stage:

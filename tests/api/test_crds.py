@@ -46,7 +46,7 @@ def _root(definition: Definition) -> dict[str, Any]:
     return schema
 
 
-def test_committed_files_are_fresh(capsys: pytest.CaptureFixture[str]) -> None:
+def test_committed_files_are_fresh() -> None:
     """What is in deploy/crds and deploy/superedge is what the types say."""
     assert main(["crds", "--check", str(DEPLOY / "crds")]) == 0
     assert main(["crds", "--superedge", "--check", str(DEPLOY / "superedge")]) == 0

@@ -54,9 +54,7 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_controllers_address_that_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_controllers_address_that_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The line names the address and the reason, once."""
     config = tmp_path / "kubeconfig"
     config.write_text(

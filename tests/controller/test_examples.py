@@ -30,7 +30,7 @@ def _ours(world: Any, manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example(world: Any, wait_for: Any, path: Path) -> None:
+def test_example(world: Any, path: Path) -> None:
     """No grid has a problem, and each has a child in every unit."""
     world.nodes(*UNITS)
     manifests = [_ours(world, manifest) for manifest in yaml.safe_load_all(path.read_text())]

@@ -69,7 +69,7 @@ def test_override_changes_its_unit_only(world: Any, wait_for: Any) -> None:
     assert world.condition(type="Degraded")["status"] == "False"
 
 
-def test_conflicting_overrides(world: Any, wait_for: Any) -> None:
+def test_conflicting_overrides(world: Any) -> None:
     """Of two that say different things the later one wins, and explain says which one lost."""
     world.nodes("one")
     rules = [

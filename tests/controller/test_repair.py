@@ -26,7 +26,7 @@ def _settled(world: Any, *values: str) -> None:
     world.wait_quiet()
 
 
-def test_at_rest_nothing_is_written(world: Any, wait_for: Any) -> None:
+def test_at_rest_nothing_is_written(world: Any) -> None:
     """Over all kinds of grids 36 heartbeats, and conditions that say nothing of readiness, write nothing (I7).
 
     Units and keys have their NodeUnits and NodeGroup, which are looked at too.
@@ -234,7 +234,7 @@ def test_node_in_several_units(world: Any) -> None:
     world.wait_children("grid-one", "second-a1")
 
 
-def test_columns_of_kubectl_get(world: Any, wait_for: Any) -> None:
+def test_columns_of_kubectl_get(world: Any) -> None:
     """What `kubectl get dg` and `kubectl get sg` show."""
     _settled(world, "one", "two")
     lines = world.plane.kubectl("get", "dg", "-n", world.namespace).stdout.splitlines()

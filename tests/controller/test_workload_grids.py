@@ -279,7 +279,7 @@ def _images(world: Any) -> dict[str, str]:
     }
 
 
-def test_canary_templates(world: Any, wait_for: Any) -> None:
+def test_canary_templates(world: Any) -> None:
     """Each unit has its template with the pod metadata; the user's spec stays; unused entries are reported."""
     world.nodes("one", "two", "three")
     grid = _canary(world)

@@ -34,7 +34,6 @@ SERVICE = Service(metadata=ManagedMeta(name="web-svc", namespace="default", uid=
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HTTP = EndpointPort(name="http", protocol="TCP", port=80)
 DAY = timedelta(days=1)
-UP = Reach("True", NOW - DAY, NOW - DAY)
 
 
 def _seconds(number: float) -> timedelta:

@@ -46,7 +46,7 @@ def test_missing_entry_says_what_there_is(make_grid: Any, fields: dict[str, Any]
     assert "canary, stable" in problem.message
 
 
-def test_template_path_is_where_the_user_wrote_it(make_grid: Any) -> None:
+def test_template_path_is_where_the_user_wrote_it() -> None:
     """Messages and explain name the place in the grid."""
     assert Template("canary", {}).path == "spec.templatePool.canary"
     assert Template("", {}).path == "spec.template"

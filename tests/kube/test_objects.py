@@ -1,10 +1,18 @@
-from __future__ import annotations
+"""Which object one is."""
 
-import gc
+from __future__ import annotations
 
 import msgspec
 
-from sitegrid.kube.objects import ObjectMeta, OwnerReference, PartialObject, controller_of, identity, is_older
+from sitegrid.api.meta import ObjectMeta
+from sitegrid.kube.objects import identity, is_older
+
+
+class PartialObject(msgspec.Struct):
+    """Any object, metadata only."""
+
+    metadata: ObjectMeta
+
 
 POD = b"""{"metadata":{"name":"p","namespace":"ns","uid":"u","resourceVersion":"12","managedFields":[{}],
 "ownerReferences":[{"apiVersion":"v1","kind":"A","name":"a","uid":"1"},
@@ -31,19 +39,3 @@ def test_versions_are_compared_as_numbers() -> None:
     assert is_older("9", than=str(2**70))
     assert not is_older("a", than="b")
     assert not is_older("", than="1")
-
-
-def test_the_managing_owner_is_found() -> None:
-    """Of several owners only the one marked as controller counts."""
-    metadata = msgspec.json.decode(POD, type=PartialObject).metadata
-    assert controller_of(metadata) == OwnerReference(
-        api_version="v1", kind="B", name="b", uid="2", controller=True, block_owner_deletion=True
-    )
-    assert controller_of(ObjectMeta(name="p")) is None
-
-
-def test_decoded_objects_cost_the_collector_nothing() -> None:
-    """Partial objects are not tracked by the cyclic garbage collector, the main cost of a large list."""
-    found = msgspec.json.decode(POD, type=PartialObject)
-    assert not gc.is_tracked(found)
-    assert not gc.is_tracked(found.metadata)

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
+from sitegrid.api.meta import ObjectMeta
 from sitegrid.kube.backoff import Backoff
 from sitegrid.kube.client import Client
 from sitegrid.kube.config import Config
-from sitegrid.kube.objects import ObjectMeta
 from sitegrid.kube.reflector import Reflector
 from sitegrid.kube.resources import CONFIGMAPS
 from sitegrid.kube.store import Store
@@ -210,9 +210,7 @@ async def test_a_server_that_ignores_streaming_lists_is_listed(client: Client, s
 
 
 @pytest.mark.parametrize("abort", [False, True])
-async def test_a_watch_resumes_from_the_last_version(
-    client: Client, server: Scripted, abort: bool, eventually: Eventually
-) -> None:
+async def test_a_watch_resumes_from_the_last_version(client: Client, server: Scripted, abort: bool) -> None:
     """After the end of a watch and after a cut, the next one begins where the last event was; nothing is listed."""
     store: Store[Object] = Store()
     changes = record(store)
@@ -330,7 +328,7 @@ async def test_an_object_that_cannot_be_decoded_is_not_skipped(
     assert [found.data for found in store.list()] == [{"k": "w"}]
 
 
-async def test_a_missing_type_is_a_state_that_ends(client: Client, server: Scripted, eventually: Eventually) -> None:
+async def test_a_missing_type_is_a_state_that_ends(client: Client, server: Scripted) -> None:
     """404 sets `missing`; when the CRD has come, the store is synced and `missing` is over."""
     reflector = reflect(client, Store[Object]())
     server.then_json(status(404, "NotFound"), 404)

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sitegrid.kube.objects import ObjectMeta
+from sitegrid.api.meta import ObjectMeta
 from sitegrid.kube.store import Store
 
 Object = dict[str, Any]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sitegrid.api.meta import ObjectMeta
 from sitegrid.kube.errors import DecodeError
-from sitegrid.kube.objects import ObjectMeta
 from sitegrid.kube.watch import WatchDecoder
 
 Object = dict[str, Any]

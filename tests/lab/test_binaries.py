@@ -92,7 +92,7 @@ def test_copied_cache_is_accepted_by_content(tmp_path: Path, modules: Path) -> N
     assert said == []
 
 
-def test_changed_pins_are_another_directory(tmp_path: Path, modules: Path) -> None:
+def test_changed_pins_are_another_directory(modules: Path) -> None:
     """Version, go.mod, go.sum and flags decide the name."""
     source = modules / "hello"
     names = {MODULE.digest(source), Module("hello", "1.1", MODULE.programs).digest(source)}

@@ -99,7 +99,7 @@ def test_bad_answers_are_errors(server: Server, path: str, reason: str) -> None:
     assert (summary["answers"], summary["errors"]) == ({}, {reason: 2})
 
 
-def test_refused_and_unresolved(tmp_path: Path) -> None:
+def test_refused_and_unresolved() -> None:
     """Nobody there, and no such name, are errors."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

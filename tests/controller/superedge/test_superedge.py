@@ -213,7 +213,7 @@ def test_service_grid_is_closed(grids: Any, wait_for: Callable[..., None]) -> No
     assert world.condition("demo", kind=SG)["reason"] == "ServiceApplied"
 
 
-def test_states_by_unit(grids: Any, wait_for: Callable[..., None]) -> None:
+def test_states_by_unit(grids: Any) -> None:
     """The status has SuperEdge's `states`, and our conditions and counts."""
     node = grids.world.node("n", "hz")
     grids.apply(NO_REPLICAS)

@@ -91,6 +91,29 @@ def test_a_disk_that_takes_nothing_is_told_and_survived(site: FaultSite, lab: La
     assert wait_until(lambda: metrics(lab, FAULTY).get("snapshots_unwritten") == 0)
 
 
+def test_a_read_only_disk_is_read_from(offline: FaultSite, lab: Lab) -> None:
+    """An agent that starts offline on a disk that nothing can be written to goes on with what is there."""
+    directory = str(lab.layout.agent_data(FAULTY))
+    copy = (
+        f"mount -t tmpfs tmpfs {directory}.ro; cp -a {directory}/. {directory}.ro; mount -o remount,ro {directory}.ro"
+    )
+    script = f"mkdir {directory}.ro; {copy}; mount --move {directory}.ro {directory}"
+    lab.run(FAULTY, ["sh", "-ec", script], check=True)
+
+    def restart() -> None:
+        lab.process(f"agent@{FAULTY}", "kill")
+        lab.process(f"kube-proxy@{FAULTY}", "kill")
+        assert wait_until(lambda: metrics(lab, FAULTY).get("units", 0) > 0, seconds=20)
+
+    try:
+        check_nothing_happened(offline.fault("agent kill, disk ro", restart))
+    finally:
+        lab.process(f"agent@{FAULTY}", "stop")
+        lab.run(FAULTY, ["umount", directory], check=True)
+        lab.process(f"agent@{FAULTY}", "start")
+        assert wait_until(lambda: metrics(lab, FAULTY).get("units", 0) > 0, seconds=20)
+
+
 @pytest.mark.parametrize("action", ["kill", "restart"])
 def test_a_dns_server_that_restarts_is_missed_on_its_node_only(offline: FaultSite, lab: Lab, action: str) -> None:
     """CoreDNS comes back from what its agent knows; the other node has its own and loses nothing."""

@@ -15,6 +15,7 @@ import pytest
 
 from sitegrid.lab.clients import Clients, wait_until
 from sitegrid.lab.lab import Lab
+from tests.support.faultsite import metrics
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -148,6 +149,21 @@ def test_a_site_in_need_uses_its_neighbour_and_only_then(shop: Shop, lab: Lab) -
     events = lab.kubectl("get", "events").stdout
     assert re.search("FallbackBegan.*NodeUnit1 uses NodeUnit2", events)
     assert wait_until(lambda: "FallbackEnded" in lab.kubectl("get", "events").stdout)
+
+
+def test_a_site_in_need_keeps_its_neighbour_without_a_wan(shop: Shop, lab: Lab) -> None:
+    """Cut off, agent and kube-proxy start again: what falls back still does, what is closed still is."""
+    assert wait_until(lambda: shop.site("node12", "shop") == {"NodeUnit2"})
+    assert wait_until(lambda: metrics(lab, "node12").get("snapshots_unwritten") == 0)
+    lab.cut_wan("zone=NodeUnit1")
+    try:
+        lab.run("node12", ["nft", "delete", "table", "ip", "kube-proxy"], check=True)
+        for part in ("agent", "kube-proxy"):
+            lab.process(f"{part}@node12", "kill")
+        assert wait_until(lambda: shop.site("node12", "shop") == {"NodeUnit2"})
+        assert shop.site("node12", "shop-closed") == set()
+    finally:
+        lab.restore_wan("zone=NodeUnit1")
 
 
 EXTERNAL = "203.0.113.7"

@@ -1,7 +1,7 @@
 """The agent's own process: ``python -m sitegrid.agent OPTIONS``, with the options of `sitegrid agent` as JSON.
 
 `sitegrid agent` reads its command line and becomes this process. What reads command lines (argparse, the other
-subcommands) would stay in memory for as long as the agent runs: 1.4 MB. Held by ``tests/agent/test_run.py``.
+subcommands) would stay in memory for as long as the agent runs: 1 MB. Held by ``tests/agent/test_run.py``.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ def main(text: str) -> int:
     """Run an agent with these options until it is told to stop, and return the exit code."""
     options = json.loads(text)
     log_to_stderr(verbose=options.pop("verbose"))
-    kubeconfig, account = (
-        options.pop("kubeconfig"),
-        [options.pop(name) for name in ("server", "token_file", "ca_file")],
-    )
+    kubeconfig = options.pop("kubeconfig")
+    account = [options.pop(name) for name in ("server", "token_file", "ca_file")]
     try:
         credentials = from_kubeconfig(kubeconfig) if kubeconfig else in_cluster(*account)
         asyncio.run(serve_until_signalled(Settings(credentials=credentials, **options)))

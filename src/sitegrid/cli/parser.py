@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from sitegrid.cli.errors import nearest
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+
+_WORDS: Final = {
+    "ignored explicit argument": "takes no value, but was given",
+    "expected one argument": "needs a value",
+}
+"""What argparse says that is not for users."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,7 +51,8 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         # argparse calls this for words and subcommands with `choices`; its own message lists them in Python's syntax.
         if action.choices is not None and value not in action.choices:
-            what = str(action.metavar or "/".join(action.option_strings) or action.dest).lower()
+            name = action.metavar if action.dest == argparse.SUPPRESS else action.dest
+            what = "/".join(action.option_strings) or str(name).lower()
             # `version` is meant to find `--version`.
             hint = nearest(value, [*action.choices, *self._option_string_actions])
             known = hint or f": use {', '.join(action.choices)}"
@@ -52,5 +60,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the process with one line."""
+        for theirs, ours in _WORDS.items():
+            message = message.replace(theirs, ours)
         end = " See" if message.endswith("?") else "; see"
         self.exit(2, f"error: {message}{end} `{self.prog} --help`\n")

@@ -142,7 +142,10 @@ def _build(cluster: dict[str, Any], user: dict[str, Any], namespace: str, source
         raise ConfigError(f"{source}: proxy-url is not supported")
     for unsupported in _UNSUPPORTED_USER:
         if user.get(unsupported):
-            raise ConfigError(f"{source}: user field {unsupported!r} is not supported; use a token or certificate")
+            raise ConfigError(
+                f"{source}: user field {unsupported!r} is not supported; use a token (`kubectl create token`) or a "
+                "client certificate"
+            )
     client_cert = _data(user, "client-certificate", source)
     client_key = _data(user, "client-key", source)
     if (client_cert is None) != (client_key is None):

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,6 +52,14 @@ def _host() -> tuple[str, str, list[str]]:
     )
 
 
+@pytest.fixture(scope="module")
+def one_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab of one node, for tests that change it and leave it running."""
+    with Lab("one-node", directory=tmp_path_factory.mktemp("labs")) as lab:
+        _up(lab, ONE_NODE)
+        yield lab
+
+
 def test_nothing_is_left_after_down(new_lab: NewLab) -> None:
     """`down` removes processes, links, mounts and the state directory; the host never saw a link or mount."""
     before = _host()
@@ -74,7 +82,7 @@ def test_down_twice_is_down(new_lab: NewLab) -> None:
 
 @pytest.mark.parametrize("victim", ["supervisor", "its parent"])
 def test_killed_supervisor_takes_all_with_it(new_lab: NewLab, until: Until, victim: str) -> None:
-    """After SIGKILL of either of its two processes the kernel ends the rest, and the next `up` cleans and works."""
+    """After SIGKILL of either of its two processes the kernel ends the rest; files alone are left."""
     lab = new_lab()
     _up(lab, ONE_NODE)
     pid = lab.supervisor_pid
@@ -85,22 +93,30 @@ def test_killed_supervisor_takes_all_with_it(new_lab: NewLab, until: Until, vict
     until(lambda: not _processes_of(lab), "all its processes are gone")
     with pytest.raises(LabNotRunning, match="not running"):
         lab.status()
+    assert lab.layout.nodes.exists()
+
+
+def test_up_clears_what_a_killed_lab_left(new_lab: NewLab, until: Until) -> None:
+    """The next `up` works, and nothing that is left in the state directory is used."""
+    lab = new_lab()
+    _up(lab)
+    os.kill(lab.supervisor_pid, signal.SIGKILL)
+    until(lambda: not lab.running, "the supervisor is gone")
     stale = lab.layout.nodes / "stale"
-    stale.mkdir()
+    stale.mkdir(parents=True)
     _up(lab)
     assert not stale.exists()
     assert lab.kubectl("get", "nodes").stdout == ""
 
 
-def test_two_labs_do_not_meet(new_lab: NewLab) -> None:
+def test_two_labs_do_not_meet(new_lab: NewLab, one_node: Lab) -> None:
     """Two labs with the same nodes run side by side, each with its own cluster."""
-    first, second = new_lab("first"), new_lab("second")
-    _up(first, ONE_NODE)
-    _up(second, ONE_NODE)
-    first.kubectl("create", "configmap", "mark")
-    assert second.kubectl("get", "configmap", "mark", check=False).returncode == 1
-    first.down()
-    assert second.kubectl("get", "nodes", "-o", "name").stdout == "node/a\n"
+    other = new_lab("other")
+    _up(other, ONE_NODE)
+    other.kubectl("create", "configmap", "mark")
+    assert one_node.kubectl("get", "configmap", "mark", check=False).returncode == 1
+    other.down()
+    assert "node/a\n" in one_node.kubectl("get", "nodes", "-o", "name").stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
@@ -162,12 +178,12 @@ def test_without_root_it_works_as_well(new_lab: NewLab, monkeypatch: pytest.Monk
     assert [(node.ready, node.wan) for node in lab.status().nodes] == [(True, False)]
 
 
-def test_status_without_the_api_server(new_lab: NewLab, until: Until) -> None:
+def test_status_without_the_api_server(one_node: Lab, until: Until) -> None:
     """While the API server is away readiness is unknown and labels are those of the start; then all goes on."""
-    lab = new_lab()
-    _up(lab, ONE_NODE)
+    lab = one_node
     lab.process("kube-apiserver", "stop")
-    assert [(node.ready, dict(node.labels)) for node in lab.status().nodes] == [(None, {"zone": "x"})]
+    first = lab.status().nodes[0]
+    assert (first.name, first.ready, dict(first.labels)) == ("a", None, {"zone": "x"})
     assert lab.cut_wan("zone=x") == ["a"]
     lab.restore_wan("a")
     lab.process("kube-apiserver", "start")
@@ -188,10 +204,9 @@ def test_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         Lab(directory=tmp_path / "file").up()
 
 
-def test_added_node_is_ready_and_stays_labelled(new_lab: NewLab) -> None:
+def test_added_node_is_ready_and_stays_labelled(one_node: Lab) -> None:
     """`add_node` returns with a Ready node of the given labels, reached by the older nodes' pods."""
-    lab = new_lab()
-    _up(lab, ONE_NODE)
+    lab = one_node
     lab.add_node("b", {"zone": "y"})
     node = json.loads(lab.kubectl("get", "node", "b", "-o", "json").stdout)
     assert node["metadata"]["labels"]["zone"] == "y"

@@ -101,7 +101,7 @@ def test_up_clears_what_a_killed_lab_left(new_lab: NewLab, until: Until) -> None
     lab = new_lab()
     _up(lab)
     os.kill(lab.supervisor_pid, signal.SIGKILL)
-    until(lambda: not lab.running, "the supervisor is gone")
+    until(lambda: not _processes_of(lab), "all its processes are gone")
     stale = lab.layout.nodes / "stale"
     stale.mkdir(parents=True)
     _up(lab)

@@ -153,6 +153,10 @@ def test_after_goaway_only_what_the_server_took_goes_on(http: Http2) -> None:
         frame(DATA, 8, 1, b"\5x"),
         frame(HEADERS, 4, 5, HEAD),
         frame(HEADERS, 4, 1, b"\xff\xff"),
+        frame(RST, 0, 1, b"\1" * MAX_FRAME),
+        frame(RST, 0, 1),
+        frame(PING, 0, 0, b"1" * MAX_FRAME),
+        frame(WINDOW, 0, 0, b"123"),
         frame(HEADERS, 0, 1, HEAD) + frame(PING, 0, 0, b"12345678"),
         frame(CONTINUATION, 4, 1, HEAD),
         frame(PUSH, 4, 1, b"\0\0\0\2"),
@@ -182,3 +186,23 @@ def test_any_bytes_are_events_or_an_error(noise: bytes, seed: int) -> None:
     place = random.Random(seed).randrange(len(_STREAM))
     with contextlib.suppress(Http2Error):
         http.receive(_STREAM[:place] + noise + _STREAM[place:])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([DATA, HEADERS, RST, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION, 2, 99]),
+            st.sampled_from([0, 1, 4, 5, 8, 12, 32, 255]),
+            st.sampled_from([0, 1, 3, 5, 2, 1 << 31 | 1]),
+            st.one_of(st.binary(max_size=20), st.sampled_from([b"", HEAD, b"\xff" * MAX_FRAME])),
+        ),
+        max_size=12,
+    )
+)
+def test_any_frames_are_events_or_an_error(parts: list[tuple[int, int, int, bytes]]) -> None:
+    """Whatever frames a server sends, in any order and of any size: nothing else is raised."""
+    http = Http2()
+    http.request(REQUEST)
+    http.request(REQUEST)
+    with contextlib.suppress(Http2Error):
+        http.receive(frame(SETTINGS, 0, 0) + b"".join(frame(*part) for part in parts))

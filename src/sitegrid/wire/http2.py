@@ -20,6 +20,8 @@ _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 6, 7, 8, 9
 _END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 1, 1, 4, 8, 32
 _HEADER_TABLE_SIZE, _ENABLE_PUSH, _MAX_STREAMS, _INITIAL_WINDOW = 1, 2, 3, 4
 _CANCEL: Final = 8
+_SIZES: Final = {_RST_STREAM: 4, _PING: 8, _WINDOW_UPDATE: 4}
+"""Of frames that have one size only."""
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HEAD: Final = 9
@@ -163,6 +165,8 @@ class Http2:
             raise Http2Error("the server does not speak HTTP/2")
         if self._block is not None and (kind != _CONTINUATION or stream != self._block[0]):
             raise Http2Error("the server's headers are interrupted")
+        if len(payload) != _SIZES.get(kind, len(payload)):
+            raise Http2Error("a frame of a wrong length")
         if kind == _DATA:
             self._data(events, flags, stream, payload)
         elif kind == _HEADERS:

@@ -58,4 +58,6 @@ def run(args: argparse.Namespace) -> int:
         if args.keep and lab.running:
             say(f"\nThe lab goes on. export KUBECONFIG=$(sitegrid lab kubeconfig --name {args.name})")
             say(f"End it with: sitegrid lab down --name {args.name}")
+    if held and not args.keep:
+        say("\nNow your own YAML: `sitegrid lab up`, see docs/lab.md")
     return 0 if held else 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sitegrid.cli.errors import CommandError
 
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Awaitable, Callable
 
+    from sitegrid.kube.client import Client
     from sitegrid.kube.config import Config
     from sitegrid.kube.errors import ApiError, Unreachable
+    from sitegrid.kube.resources import Resource
 
 T = TypeVar("T")
 
@@ -70,6 +72,18 @@ def _cause(error: Unreachable) -> str:
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     return str(cause or error) or type(cause).__name__
+
+
+async def get_named(client: Client, resource: Resource, kind: str, namespace: str, name: str) -> dict[str, Any]:
+    """Return an object that the user has named. Raises CommandError where it is not there, ApiError, Unreachable."""
+    from sitegrid.kube.errors import ApiError
+
+    try:
+        return await client.get(resource, name, namespace)
+    except ApiError as error:
+        if error.not_found:
+            raise not_found(error, kind, namespace, name) from error
+        raise
 
 
 def not_found(error: ApiError, kind: str, namespace: str, name: str) -> CommandError:

@@ -11,7 +11,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from sitegrid.cli.cluster import add_cluster_options, ask_cluster, not_found
+from sitegrid.cli.cluster import add_cluster_options, ask_cluster, get_named
 from sitegrid.cli.errors import CommandError, nearest
 
 if TYPE_CHECKING:
@@ -134,14 +134,8 @@ async def _grid(client: Client, kind: WorkloadKind, namespace: str, name: str) -
     import msgspec
 
     from sitegrid.controller.resources import grid_resource
-    from sitegrid.kube.errors import ApiError
 
-    try:
-        found = await client.get(grid_resource(kind), name, namespace)
-    except ApiError as error:
-        if error.not_found:
-            raise not_found(error, kind.name, namespace, name) from error
-        raise
+    found = await get_named(client, grid_resource(kind), kind.name, namespace, name)
     return msgspec.convert(found, kind.grid_type)
 
 

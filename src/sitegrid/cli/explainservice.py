@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from sitegrid.cli.cluster import not_found
+from sitegrid.cli.cluster import get_named
 from sitegrid.cli.errors import CommandError
 
 if TYPE_CHECKING:
@@ -24,14 +24,8 @@ async def service_grid(client: Client, kind: ServiceKind, namespace: str, name: 
     import msgspec
 
     from sitegrid.controller.resources import service_grid_resource
-    from sitegrid.kube.errors import ApiError
 
-    try:
-        found = await client.get(service_grid_resource(kind), name, namespace)
-    except ApiError as error:
-        if error.not_found:
-            raise not_found(error, kind.name, namespace, name) from error
-        raise
+    found = await get_named(client, service_grid_resource(kind), kind.name, namespace, name)
     return msgspec.convert(found, kind.grid_type)
 
 

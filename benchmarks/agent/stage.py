@@ -11,10 +11,8 @@ import asyncio
 import contextlib
 import json
 import shutil
-import ssl
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -31,6 +29,7 @@ from sitegrid.grid.slices import manifest, unselected, untracked
 from sitegrid.kube.client import Client
 from sitegrid.kube.config import load_config
 from sitegrid.kube.resources import ENDPOINTSLICES, SERVICES, Resource
+from sitegrid.kube.transport import ssl_context
 from sitegrid.lab.lab import Lab
 from sitegrid.lab.sites import Node, Sites
 from sitegrid.wire.labels import UNIT, unit_id
@@ -330,14 +329,8 @@ def until(found: Callable[[], T | None], what: str) -> T:
 
 def _protobuf_size(lab: Lab, path: str) -> int:
     config = load_config(str(lab.kubeconfig))
-    context = ssl.create_default_context(cadata=(config.ca or b"").decode("ascii"))
-    with tempfile.TemporaryDirectory() as directory:
-        file = Path(directory) / "client.pem"
-        file.touch(0o600)
-        file.write_bytes((config.client_cert or b"") + b"\n" + (config.client_key or b""))
-        context.load_cert_chain(file)
     request = urllib.request.Request(config.server + path, headers={"Accept": "application/vnd.kubernetes.protobuf"})
-    https = urllib.request.HTTPSHandler(context=context)
+    https = urllib.request.HTTPSHandler(context=ssl_context(config))
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), https)
     with opener.open(request, timeout=60) as response:
         return len(response.read())

@@ -1,10 +1,9 @@
-"""The HTTP client of the API server: one session, dicts in and out, the server's refusals as `ApiError`.
+"""The client of the API server: its verbs, dicts in and out, the server's refusals as `ApiError`.
 
-Controller, lab and CLI make one `Client` per process (the agent has its own, smaller one). Invariants: TLS is
-verified; every request ends (time limits, and TCP keepalive on streams, so that a dead connection is noticed); only
-what the server itself asked to be repeated (429 or 503 with Retry-After) is repeated here, all else is the caller's
-decision. Watches are not counted against the connection limit, or a few of them would starve plain requests.
-Held by ``tests/kube/test_client.py``.
+Controller, lab and CLI make one `Client` per process (the agent has its own, smaller one). Invariants: every request
+ends (time limits; `sitegrid.kube.transport` notices dead connections); only what the server itself asked to be
+repeated (429 or 503 with Retry-After) is repeated here, all else is the caller's decision. Watches are not counted
+against the connection limit, or a few of them would starve plain requests. Held by ``tests/kube/test_client.py``.
 """
 
 from __future__ import annotations
@@ -12,27 +11,20 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
-import socket
-import ssl
-import tempfile
-import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, cast
-from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
-from yarl import URL
 
 from sitegrid import __version__
 from sitegrid.kube.config import Config
-from sitegrid.kube.errors import ApiError, DecodeError, Unreachable
+from sitegrid.kube.errors import ApiError, DecodeError
 from sitegrid.kube.resources import Resource
-from sitegrid.kube.token import Token
+from sitegrid.kube.transport import Transport, unreachable
 from sitegrid.kube.watch import WatchDecoder, WatchEvent
 
 log = logging.getLogger(__name__)
@@ -47,8 +39,6 @@ MAX_RETRY_AFTER: Final = 30.0
 REQUEST_TIMEOUT: Final = 60.0
 """Seconds for a whole plain request; the API server's own limit (--request-timeout)."""
 CONNECT_TIMEOUT: Final = 10.0
-CLOSE_TIMEOUT: Final = 1.0
-"""Seconds to wait at the end for connections to close."""
 WATCH_GRACE: Final = 30.0
 """Seconds that a watch may be silent beyond its own timeoutSeconds before it is given up for dead."""
 
@@ -81,46 +71,14 @@ class Client:
         self.config = config
         self._limit = asyncio.Semaphore(connection_limit)
         self._timeout = timeout
-        self._user_agent = user_agent
-        self._token = Token(config)
-        self._session: aiohttp.ClientSession | None = None
-        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._transport = Transport(config, user_agent)
 
     async def __aenter__(self) -> Client:
-        connector = aiohttp.TCPConnector(
-            limit=0,
-            ssl=_ssl_context(self.config) if self.config.server.startswith("https:") else True,
-            socket_factory=self._new_socket,
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            headers={"User-Agent": self._user_agent, "Accept": "application/json"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        await self._transport.open()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-        await self._sockets_closed()
-
-    async def _sockets_closed(self) -> None:
-        """Wait for connections of cancelled requests: their TLS is closed in the background, out of aiohttp's sight.
-
-        A loop that ended before that would leak them.
-        """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + CLOSE_TIMEOUT
-        while any(sock.fileno() != -1 for sock in self._sockets):
-            if loop.time() > deadline:
-                log.debug("connections did not close in time")
-                return
-            await asyncio.sleep(0.005)
-
-    def _new_socket(self, addr_info: Any) -> socket.socket:
-        sock = _socket_with_keepalive(addr_info)
-        self._sockets.add(sock)
-        return sock
+        await self._transport.close()
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
         """Return one object."""
@@ -310,8 +268,8 @@ class Client:
         decoder = WatchDecoder(object_type)
         query = {**params, "watch": "true", "timeoutSeconds": str(max(1, round(timeout)))}
         limits = aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT, sock_read=timeout + WATCH_GRACE)
-        with _unreachable(path):
-            async with self._open(
+        with unreachable(path):
+            async with self._transport.request(
                 "GET", path, params=query, timeout=limits, headers={"Accept-Encoding": "identity"}
             ) as response:
                 if response.status != HTTPStatus.OK:
@@ -337,8 +295,8 @@ class Client:
         limits = aiohttp.ClientTimeout(total=self._timeout, sock_connect=CONNECT_TIMEOUT)
         for attempt in range(MAX_RETRIES + 1):
             async with self._limit:
-                with _unreachable(path):
-                    async with self._open(
+                with unreachable(path):
+                    async with self._transport.request(
                         method, path, params=params, data=data, headers=all_headers, timeout=limits
                     ) as response:
                         if response.status < HTTPStatus.MULTIPLE_CHOICES:
@@ -351,54 +309,8 @@ class Client:
             await asyncio.sleep(wait)
         raise AssertionError("unreachable")
 
-    @asynccontextmanager
-    async def _open(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None,
-        headers: Mapping[str, str],
-        timeout: aiohttp.ClientTimeout,
-        data: bytes | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        if self._session is None:
-            raise RuntimeError("the client is not open: use `async with`")
-        url = self.config.server + path + (f"?{urlencode(params)}" if params else "")
-        token = self._token.current()
-        async with self._session.request(
-            method,
-            URL(url, encoded=True),
-            data=data,
-            headers={**headers, "Authorization": f"Bearer {token}"} if token else headers,
-            timeout=timeout,
-            # A redirect would carry the token elsewhere; the API server has none to give.
-            allow_redirects=False,
-            server_hostname=self.config.tls_server_name,
-        ) as response:
-            try:
-                yield response
-            finally:
-                if response.connection is not None and response.connection.transport is not None:
-                    # Left before its end. A polite TLS close would wait for a peer that may be dead.
-                    response.connection.transport.abort()
-
 
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
-
-
-class _unreachable:
-    """Turns what aiohttp and the socket raise into Unreachable, with the path in its text."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, aiohttp.ClientError | TimeoutError | OSError) and not isinstance(error, Unreachable):
-            raise Unreachable(f"{self._path}: {error or type(error).__name__}") from error
 
 
 def _params(**values: str | None) -> dict[str, str]:
@@ -428,37 +340,3 @@ def _seconds_to_wait(error: ApiError) -> float | None:
         return None
     wait = error.retry_after
     return wait if wait is not None and wait <= MAX_RETRY_AFTER else None
-
-
-def _socket_with_keepalive(addr_info: Any) -> socket.socket:
-    """Return a socket whose peer is noticed to be gone about a minute later, though a watch is silent for long."""
-    family, kind, protocol = addr_info[:3]
-    sock = socket.socket(family, kind, protocol)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", 30),
-        ("TCP_KEEPINTVL", 10),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", 60_000),
-    ):
-        if hasattr(socket, name):  # macOS lacks some
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return sock
-
-
-def _ssl_context(config: Config) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cadata=config.ca.decode("ascii") if config.ca else None)
-        # Python 3.13 also demands RFC 5280's optional extensions, which many clusters' own CAs lack. The chain and
-        # the host name are verified all the same.
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        if config.client_cert and config.client_key:
-            # The ssl module reads certificates from files only; this one is 0600 and gone at once.
-            with tempfile.TemporaryDirectory() as directory:
-                file = Path(directory) / "client.pem"
-                file.touch(0o600)
-                file.write_bytes(config.client_cert + b"\n" + config.client_key)
-                context.load_cert_chain(file)
-    except (ssl.SSLError, ValueError) as error:
-        raise Unreachable(f"certificates of the configuration: {error}") from error
-    return context

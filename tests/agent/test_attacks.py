@@ -84,3 +84,29 @@ def test_a_grids_services_are_not_deleted_with_all_others(cluster: Any, cluster_
     path = "/api/v1/namespaces/kube-public/services?dryRun=All"
     answers = [_ask(cluster, base, "DELETE", path) for base in (None, cluster_agent)]
     assert answers[1][0] == answers[0][0] == 200
+
+
+def test_who_may_list_and_not_watch_is_listed_to(cluster: Any, cluster_agent: str, poll: Any) -> None:
+    """What is kept is watched; a credential that may not do that gets the API server's answer to its own request."""
+    rbac = "/apis/rbac.authorization.k8s.io/v1"
+    rules = [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]
+    cluster.write("POST", f"{rbac}/clusterroles", {"metadata": {"name": "list-only"}, "rules": rules})
+    binding = {
+        "metadata": {"name": "list-only"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "list-only"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "reader"}],
+    }
+    agent = {"User-Agent": "kube-proxy/v1"}
+
+    def ask(base: str | None, query: str = "") -> tuple[int, Any]:
+        path = f"/api/v1/nodes{query}"
+        status, body = cluster.request("GET", path, base=base, token="reader-token", headers=agent)
+        return status, json.loads(body).get("message")
+
+    assert ask(cluster_agent) == ask(None)
+    cluster.write("POST", f"{rbac}/clusterrolebindings", binding)
+    poll(lambda: ask(None)[0] == 200)
+    assert ask(cluster_agent)[0] == 200
+    assert ask(cluster_agent, "?watch=1") == ask(None, "?watch=1")
+    cluster.write("DELETE", f"{rbac}/clusterrolebindings/list-only")
+    cluster.write("DELETE", f"{rbac}/clusterroles/list-only")

@@ -153,6 +153,10 @@ class Server:
         try:
             await self._view(request, connection, route, codec, self._hub.identify(_authorization(request)))
         except Refused as refusal:
+            if route.resource is not ENDPOINTS:
+                # It may list and not watch: its own request is what the API server can judge.
+                await forward(request, connection, self._upstream, request.target)
+                return
             # It was asked with the client's credential: the answer is the client's, whatever it is.
             self._metrics.add("refused_total", label=str(refusal.status))
             await connection.respond(refusal.status, [(b"content-type", refusal.media_type.encode())], refusal.body)

@@ -113,7 +113,7 @@ class Shop:
     def site(self, node: str, service: str) -> set[str]:
         """Return the sites that answer a few requests of the client on `node`; empty where nobody does."""
         sites = self.clients.members("zone")
-        answers = self.clients.ask((node, f"http://{service}-svc/"), 5)["answers"].values()
+        answers = self.clients.ask((node, f"http://{service}-svc/"), 3, timeout=1.0)["answers"].values()
         return {sites[answer["node"]] for answer in answers}
 
     def status(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ NAMESPACE = "kubelet"
 WAIT = "--timeout=120s"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def web(lab: Lab, until: Callable[[Callable[[], bool], str], None]) -> Iterator[Lab]:
     """Return the lab with a Deployment ``web``, its Service, and a client pod on node12."""
     probe = {"httpGet": {"path": "/", "port": 80}, "periodSeconds": 1}
@@ -55,7 +55,7 @@ def web(lab: Lab, until: Callable[[Callable[[], bool], str], None]) -> Iterator[
     # The client's kube-proxy hears of the Service some time after it is there.
     until(lambda: bool(ask(lab)["answers"]), "the Service answers")
     yield lab
-    lab.kubectl("delete", "namespace", NAMESPACE, WAIT)
+    lab.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
 def client(lab: Lab, *args: str) -> list[str]:

@@ -439,3 +439,9 @@ def test_table_is_for_people(era: Era, capsys: pytest.CaptureFixture[str]) -> No
     assert head.split() == ["KIND", "NAMESPACE", "NAME", "UNIT", "ACTION", "WHY"]
     assert any(line.split()[:4] == ["Deployment", era.world.namespace, "web-hz", "hz"] for line in lines)
     assert "Nothing was changed. Do it for 5 objects with --apply." in err
+
+
+def test_nothing_to_migrate_is_said(era: Era, capsys: pytest.CaptureFixture[str]) -> None:
+    """Instead of a table of nothing, which looks like a failure."""
+    assert main(["migrate", "--kubeconfig", str(era.plane.kubeconfig("admin")), "-n", "kube-public"]) == 0
+    assert capsys.readouterr() == ("", "SuperEdge's controller has made nothing here\n")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -31,11 +32,18 @@ from tests.support.faultsite import FAULTY, OTHER, FaultSite
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 SERVICE_GRIDS = Resource("tkeedge.io", "v1", "servicegrids", "ServiceGrid", True)
+NODE_UNITS = Resource("tkeedge.io", "v1", "nodeunits", "NodeUnit", False)
 GRID: dict[str, Any] = {
     "apiVersion": "tkeedge.io/v1",
     "kind": "ServiceGrid",
     "metadata": {"name": "delay", "namespace": "default"},
     "spec": {"gridUniqKey": "zone", "template": {"selector": {"appGrid": "nginx"}, "ports": [{"port": 80}]}},
+}
+UNIT: dict[str, Any] = {
+    "apiVersion": "tkeedge.io/v1",
+    "kind": "NodeUnit",
+    "metadata": {"name": "delay"},
+    "spec": {"gridUniqKey": "delay", "nodes": [FAULTY], "removal": {"gracePeriodSeconds": 0}},
 }
 SERVICE = "delay-svc"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?watch=true"
@@ -143,12 +151,12 @@ def changes(site: FaultSite) -> Iterator[Changes]:
     found = Changes(site)
     yield found
     found.close()
-    site.lab.kubectl("delete", "--ignore-not-found", "servicegrid", "delay")
+    site.lab.kubectl("delete", "--ignore-not-found", "servicegrid/delay", "nodeunit/delay")
     site.lab.kubectl("label", "--overwrite", "node", FAULTY, "zone=NodeUnit2")
 
 
 def test_every_change_is_in_the_rules_of_the_node(changes: Changes, site: FaultSite, lab: Lab) -> None:
-    """Grid made, changed and deleted, pod ready or not, node relabelled: the node's kernel follows each."""
+    """Grid made, changed and deleted, pod ready or not, node relabelled, unit changed: the node's kernel follows."""
     pods = site.items()
     places = {pod["spec"]["nodeName"] for pod in pods}
     own = {f"{FAULTY}:80", f"{OTHER}:80"}
@@ -166,9 +174,11 @@ def test_every_change_is_in_the_rules_of_the_node(changes: Changes, site: FaultS
     hold, rules = changes.hold, changes.rules
     hold("ServiceGrid made", lambda client: client.create(SERVICE_GRIDS, GRID), lambda: rules() == own)
     lab.process(f"kubelet@{OTHER}", "stop")  # it would put its pod's status right at once
-    hold("pod not ready", become("False"), lambda: rules() == {f"{FAULTY}:80"})
-    hold("pod ready", become("True"), lambda: rules() == own)
-    lab.process(f"kubelet@{OTHER}", "start")
+    try:
+        hold("pod not ready", become("False"), lambda: rules() == {f"{FAULTY}:80"})
+        hold("pod ready", become("True"), lambda: rules() == own)
+    finally:
+        lab.process(f"kubelet@{OTHER}", "start")
     hold("node relabelled", relabel("NodeUnit1"), lambda: rules() == {f"{node}:80" for node in places - {OTHER}})
     hold("and back", relabel("NodeUnit2"), lambda: rules() == own)
     hold(
@@ -177,4 +187,12 @@ def test_every_change_is_in_the_rules_of_the_node(changes: Changes, site: FaultS
         lambda: rules() == {f"{FAULTY}:81", f"{OTHER}:81"},
     )
     hold("ServiceGrid deleted", lambda client: client.delete(SERVICE_GRIDS, "delay", "default"), lambda: not rules())
+
+    declared = {**GRID, "spec": {**GRID["spec"], "gridUniqKey": UNIT["spec"]["gridUniqKey"]}}
+    lab.kubectl("apply", "-f", "-", input=json.dumps(UNIT))
+    hold(
+        "with another key", lambda client: client.create(SERVICE_GRIDS, declared), lambda: rules() == {f"{FAULTY}:80"}
+    )
+    more = {"spec": {"nodes": [FAULTY, OTHER]}}
+    hold("NodeUnit has a node more", lambda client: client.patch(NODE_UNITS, "delay", more), lambda: rules() == own)
     print("\n".join(changes.table))

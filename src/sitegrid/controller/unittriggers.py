@@ -22,8 +22,9 @@ from sitegrid.kube.store import Store
 NODE: Final = "Node"
 DELAY: Final = 0.3
 """Seconds that a change waits for others like it before NodeUnits and NodeGroups are looked at."""
-DECLARED_DELAY: Final = 1.0
-"""Seconds that a change of what is declared waits for others, since every node is looked at for it."""
+DECLARED_DELAY: Final = 0.5
+"""Seconds that a change of what is declared waits for others, since every node is looked at for it. A node that joins
+a unit so has its rules within about a second."""
 
 
 class UnitTriggers:

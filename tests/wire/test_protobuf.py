@@ -200,3 +200,87 @@ def test_a_peeked_name_is_the_objects(encode: Any, name: str, namespace: str, ot
     assert first == peeked("ADDED", name)
     assert first is None or (first == peeked("MODIFIED", other)) == (name == other)
     assert peeked("DELETED", name) is None
+
+
+def _fields(data: bytes) -> list[tuple[int, int, bytes]]:
+    """Return number, wire type and bytes of each field, as a decoder with a schema reads them."""
+    found = []
+    position = 0
+
+    def varint() -> int:
+        nonlocal position
+        value = shift = 0
+        while True:
+            byte = data[position]
+            position += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while position < len(data):
+        tag = varint()
+        begin = position
+        if tag & 7 == 0:
+            varint()
+        else:
+            length = {1: 8, 5: 4}[tag & 7] if tag & 7 != 2 else varint()
+            begin, position = position, position + length
+        found.append((tag >> 3, tag & 7, data[begin:position]))
+        assert position <= len(data)
+    return found
+
+
+def _decoded(message: bytes) -> tuple[str, str, str, dict[str, str], dict[str, str]]:
+    """Return what generated classes have: of repeated fields and map keys the last counts, messages are merged."""
+    texts = {1: "", 3: "", 6: ""}
+    maps: dict[int, dict[str, str]] = {11: {}, 12: {}}
+    for _, _, meta in (field for field in _fields(message) if field[0] == 1):
+        for number, _, value in _fields(meta):
+            if number in texts:
+                texts[number] = value.decode()
+            elif number in maps:
+                entry = {number: part.decode() for number, _, part in _fields(value) if number in (1, 2)}
+                maps[number][entry.get(1, "")] = entry.get(2, "")
+    return texts[1], texts[3], texts[6], maps[11], maps[12]
+
+
+@st.composite
+def _messages(draw: st.DrawFn, encode: Any) -> bytes:
+    """Return objects with repeated, unknown, missing and unordered fields, some of them damaged."""
+    word = st.sampled_from(["", "a", "tkeedge.io/unit", "tkeedge.io/grid-uniq-key", "x" * 130])
+
+    def several(make: Callable[[], bytes], most: int) -> list[bytes]:
+        return [make() for _ in range(draw(st.integers(0, most)))]
+
+    def text(*numbers: int) -> bytes:
+        return bytes(encode.blob(draw(st.sampled_from(numbers)), draw(word)))
+
+    def entry() -> bytes:
+        return bytes(
+            encode.blob(draw(st.sampled_from([11, 11, 12])), b"".join(several(lambda: text(1, 2, 2, 99), 4)))
+        )
+
+    def meta() -> bytes:
+        parts = [*several(lambda: text(1, 3, 6, 99), 4), *several(entry, 5)]
+        parts += several(lambda: bytes(encode.number(draw(st.sampled_from([1, 7, 11])), 300)), 1)
+        return bytes(encode.blob(1, b"".join(draw(st.permutations(parts)))))
+
+    parts = [meta(), *several(lambda: text(2, 3, 4), 3), *several(meta, 1)]
+    message = bytearray(b"".join(draw(st.permutations(parts))))
+    for _ in range(draw(st.integers(0, 2))):
+        message[draw(st.integers(0, len(message) - 1))] = draw(st.integers(0, 255))
+    return bytes(message)
+
+
+@given(st.data())
+def test_what_is_read_is_what_generated_classes_have(encode: Any, data: st.DataObject) -> None:
+    """Whatever a message looks like: it is an error, or labels and names are those that a client would see."""
+    message = data.draw(_messages(encode))
+    try:
+        meta, spans = protobuf.read_object(message)
+    except ProtobufError:
+        return
+    assert tuple(meta) == _decoded(message)
+    changed = _decoded(protobuf.with_labels(message, {"new": "1"}, spans))
+    assert changed == (*meta[:3], {"new": "1"}, meta.annotations)

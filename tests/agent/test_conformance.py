@@ -300,6 +300,7 @@ def test_other_methods_are_not_allowed(cluster: Any, cluster_agent: str, method:
         f"{SLICES}/a/b",
         f"{ENDPOINTS}/a/status",
         f"{SERVICES}/a/status",
+        f"{SERVICES}/a/b",
         "/api/v1/services/a",
         "/api/v2/services",
         "/apis/discovery.k8s.io/v1beta1/endpointslices",

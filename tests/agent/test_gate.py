@@ -45,7 +45,8 @@ def test_services_are_routed() -> None:
     assert decide("GET", "/api/v1/services/")[:2] == (Kind.VIEW, SERVICES)
     assert decide("GET", "/api/v1/namespaces/a/services/b")[:2] == (Kind.OBJECT, SERVICES)
     assert decide("POST", "/api/v1/namespaces/a/services").kind is Kind.PASS
-    assert decide("GET", "/api/v1/namespaces/a/services/b/other").kind is Kind.PASS
+    route = decide("GET", "/api/v1/namespaces/a/services/b/other")
+    assert (route.kind, route.status) == (Kind.REFUSED, 404)
 
 
 @pytest.mark.parametrize("subresource", ["", "/status"])

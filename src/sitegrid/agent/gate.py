@@ -175,7 +175,7 @@ def _decide_service(method: str, target: _Target) -> Route | None:
         parts = target.name.split(":")
         return route._replace(name=parts[len(parts) == 3], status=405, message=_NO_PROXY)
     if target.rest not in ((), _STATUS):
-        return _PASS
+        return None  # Kubernetes has no other subresource; what a later one shows is not known.
     if method == "DELETE" and not target.name:
         return route._replace(status=405, message=_NO_MASS_DELETION)
     if method == "PUT" and target.name:

@@ -93,8 +93,10 @@ def scene(cluster: Any, controllers: None, poll: Any, objects: Any) -> None:
     for name in SERVICES:
 
         def settled(name: str = name) -> bool:
-            text = json.dumps(_twin_slices(cluster, name))
-            return all(f'"10.1.9.{byte}"' in text for byte, *_ in PODS.values())
+            # Not only that they are there: what is copied below must be their last state.
+            found = [endpoint for item in _twin_slices(cluster, name) for endpoint in item["endpoints"] or ()]
+            states = {e["addresses"][0]: (e["conditions"]["serving"], e["conditions"]["terminating"]) for e in found}
+            return states == {f"10.1.9.{byte}": (ready, deleted) for byte, ready, _, deleted in PODS.values()}
 
         poll(settled, 60, f"the slices of twin-{name}")
         for number, twin in enumerate(_twin_slices(cluster, name)):

@@ -157,10 +157,11 @@ def changes(site: FaultSite) -> Iterator[Changes]:
 
 def test_every_change_is_in_the_rules_of_the_node(changes: Changes, site: FaultSite, lab: Lab) -> None:
     """Grid made, changed and deleted, pod ready or not, node relabelled, unit changed: the node's kernel follows."""
-    pods = site.items()
+    pods, members = site.items(), site.clients.members("zone")
     places = {pod["spec"]["nodeName"] for pod in pods}
-    own = {f"{FAULTY}:80", f"{OTHER}:80"}
     assert {FAULTY, OTHER} < places
+    own = {f"{FAULTY}:80", f"{OTHER}:80"}
+    moved = {f"{node}:80" for node in places if node == FAULTY or members.get(node) == "NodeUnit1"}
     pod = next(pod for pod in pods if pod["spec"]["nodeName"] == OTHER)
     name = pod["metadata"]["name"]
     port = {"spec": {"template": {"ports": [{"port": 80, "targetPort": 81}]}}}
@@ -179,7 +180,7 @@ def test_every_change_is_in_the_rules_of_the_node(changes: Changes, site: FaultS
         hold("pod ready", become("True"), lambda: rules() == own)
     finally:
         lab.process(f"kubelet@{OTHER}", "start")
-    hold("node relabelled", relabel("NodeUnit1"), lambda: rules() == {f"{node}:80" for node in places - {OTHER}})
+    hold("node relabelled", relabel("NodeUnit1"), lambda: rules() == moved)
     hold("and back", relabel("NodeUnit2"), lambda: rules() == own)
     hold(
         "ServiceGrid's port changed",

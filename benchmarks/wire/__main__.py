@@ -11,9 +11,10 @@ from typing import Final
 from benchmarks.report import Figure, Report, add_output_argument, fewer, publish
 from benchmarks.timing import best
 from benchmarks.wire.sample import UNIT_ID, as_json, as_protobuf
-from sitegrid.wire.codec import PROTOBUF, Item
+from sitegrid.wire.codec import Item
 from sitegrid.wire.frames import length_frame
 from sitegrid.wire.protobuf import wrap, write_event
+from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.resources import ENDPOINTSLICES
 from sitegrid.wire.rewrite import unit_slice_labels
 

@@ -10,7 +10,9 @@ from urllib.parse import urlencode
 
 import pytest
 
-from sitegrid.wire.codec import JSON, PROTOBUF, Codec, ItemList
+from sitegrid.wire.codec import Codec, ItemList
+from sitegrid.wire.jsoncodec import JSON
+from sitegrid.wire.protobufcodec import PROTOBUF
 
 pytestmark = pytest.mark.cluster
 

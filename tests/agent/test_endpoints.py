@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sitegrid.wire.codec import PROTOBUF
+from sitegrid.wire.protobufcodec import PROTOBUF
 from tests.support.processes import running
 
 pytestmark = pytest.mark.cluster

@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from sitegrid.agent.negotiate import negotiate
-from sitegrid.wire.codec import JSON, PROTOBUF, Codec
+from sitegrid.wire.codec import Codec
+from sitegrid.wire.jsoncodec import JSON
+from sitegrid.wire.protobufcodec import PROTOBUF
 
 PB = "application/vnd.kubernetes.protobuf"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"

@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sitegrid.agent.patches import PatchedServices, Patches
-from sitegrid.wire.codec import JSON, PROTOBUF, Item
+from sitegrid.wire.codec import Item
+from sitegrid.wire.jsoncodec import JSON
 from sitegrid.wire.labels import (
     GRID_UNIQ_KEY,
     MANAGED_BY,
@@ -21,6 +22,7 @@ from sitegrid.wire.labels import (
     UNIT_SERVICE_NAME,
 )
 from sitegrid.wire.protobuf import wrap, write_bytes, write_event
+from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.servicepatch import ServicePatch
 
 WEB = "/api/v1/namespaces/default/services/web"

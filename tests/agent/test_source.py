@@ -13,7 +13,9 @@ from sitegrid.agent.reply import Reply
 from sitegrid.agent.source import Source, SourceKey, _last_states
 from sitegrid.agent.wan import Wan
 from sitegrid.wire import protobuf
-from sitegrid.wire.codec import JSON, PROTOBUF, Item
+from sitegrid.wire.codec import Item
+from sitegrid.wire.jsoncodec import JSON
+from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.resources import ENDPOINTSLICES
 
 

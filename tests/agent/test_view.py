@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from sitegrid.agent.source import SourceKey
 from sitegrid.agent.view import View, ViewKey
-from sitegrid.wire.codec import JSON, Item
+from sitegrid.wire.codec import Item
+from sitegrid.wire.jsoncodec import JSON
 from sitegrid.wire.labels import GRID_UNIQ_KEY, MANAGED_BY, SITEGRID, UNIT, UNIT_SERVICE_NAME
 from sitegrid.wire.resources import ENDPOINTSLICES
 

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sitegrid.wire.codec import JSON, PROTOBUF, Codec, CodecError, Item
+from sitegrid.wire.codec import Codec, CodecError, Item
+from sitegrid.wire.jsoncodec import JSON
+from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.resources import ENDPOINTSLICES, SERVICES
 from sitegrid.wire.status import Status
 

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from sitegrid.wire import protobuf
-from sitegrid.wire.codec import JSON, PROTOBUF, Item
+from sitegrid.wire.codec import Item
 from sitegrid.wire.endpoints import make_endpoints
+from sitegrid.wire.jsoncodec import JSON
 from sitegrid.wire.protobuf import ProtobufError, write_bytes, write_int
+from sitegrid.wire.protobufcodec import PROTOBUF
 
 
 def _text(number: int, value: str) -> bytes:

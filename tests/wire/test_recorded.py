@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sitegrid.wire.codec import JSON, PROTOBUF, Change, Codec, CodecError, Item
+from sitegrid.wire.codec import Change, Codec, CodecError, Item
 from sitegrid.wire.frames import FrameError
+from sitegrid.wire.jsoncodec import JSON
+from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.resources import ENDPOINTSLICES, SERVICES, Resource
 from sitegrid.wire.servicepatch import ServicePatch, patch_json
 from sitegrid.wire.status import Status

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sitegrid.wire.codec import JSON, PROTOBUF, CodecError, Item
+from sitegrid.wire.codec import CodecError, Item
+from sitegrid.wire.jsoncodec import JSON
 from sitegrid.wire.protobuf import ProtobufError
+from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.servicepatch import ServicePatch, parse_patch, patch_json, patch_protobuf
 
 PATCHES = st.builds(

@@ -22,7 +22,8 @@ from sitegrid.agent.patches import Patches
 from sitegrid.agent.source import Source, SourceKey
 from sitegrid.agent.upstream import Upstream
 from sitegrid.agent.view import View, ViewKey
-from sitegrid.wire.codec import PROTOBUF, Codec, Item
+from sitegrid.wire.codec import Codec, Item
+from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.resources import ENDPOINTSLICES, Resource
 
 LINGER: Final = 300.0

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from sitegrid.wire.codec import JSON, PROTOBUF, Codec
+from sitegrid.wire.codec import Codec
+from sitegrid.wire.jsoncodec import JSON
+from sitegrid.wire.protobufcodec import PROTOBUF
 
 NOT_ACCEPTABLE: Final = "only the following media types are accepted: application/json, " + PROTOBUF.media_type
 

@@ -13,8 +13,9 @@ import logging
 from collections.abc import Callable
 
 from sitegrid.agent.source import Refused, Source, SourceKey
-from sitegrid.wire.codec import PROTOBUF, Item
+from sitegrid.wire.codec import Item
 from sitegrid.wire.labels import label_value, unit_id
+from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.resources import NODES
 
 _log = logging.getLogger(__name__)

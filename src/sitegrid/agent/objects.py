@@ -22,8 +22,9 @@ from sitegrid.agent.serve import UNREADY, Answer
 from sitegrid.agent.upstream import Upstream
 from sitegrid.agent.view import ViewKey
 from sitegrid.wire import percent
-from sitegrid.wire.codec import PROTOBUF, Codec, Item
+from sitegrid.wire.codec import Codec, Item
 from sitegrid.wire.labels import GRID_UNIQ_KEY
+from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES
 from sitegrid.wire.rewrite import grid_service_labels, of_grid, unit_slice_labels
 from sitegrid.wire.status import Status

@@ -17,8 +17,9 @@ from typing import Final, NamedTuple, Protocol
 
 from sitegrid.agent.node import NodeUnits
 from sitegrid.agent.source import Source, SourceKey
-from sitegrid.wire.codec import PROTOBUF, Codec, CodecError, Item
+from sitegrid.wire.codec import Codec, CodecError, Item
 from sitegrid.wire.labels import GRID_UNIQ_KEY, SERVICE_PATCH, UNIT, UNIT_SERVICE_NAME
+from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.servicepatch import ServicePatch, parse_patch
 
 _log = logging.getLogger(__name__)

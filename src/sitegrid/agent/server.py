@@ -27,7 +27,8 @@ from sitegrid.agent.serve import UNREADY, Answer, Watch, send_list
 from sitegrid.agent.source import Refused
 from sitegrid.agent.upstream import Upstream
 from sitegrid.agent.view import View, ViewKey
-from sitegrid.wire.codec import JSON, Codec, CodecError
+from sitegrid.wire.codec import Codec, CodecError
+from sitegrid.wire.jsoncodec import JSON
 from sitegrid.wire.resources import ENDPOINTS
 from sitegrid.wire.selectors import FieldSelector, LabelSelector, SelectorError
 from sitegrid.wire.status import Status

@@ -26,10 +26,11 @@ from sitegrid.agent.eventlog import EventLog
 from sitegrid.agent.node import NodeUnits
 from sitegrid.agent.patches import PatchedServices, Patches
 from sitegrid.agent.source import Refused, Source, SourceKey
-from sitegrid.wire.codec import PROTOBUF, Codec, Item
+from sitegrid.wire.codec import Codec, Item
 from sitegrid.wire.endpoints import make_endpoints
 from sitegrid.wire.labels import ALIASES, GRID_UNIQ_KEY, MANAGED_BY, SITEGRID, UNIT, UNIT_SERVICE_NAME
 from sitegrid.wire.protobuf import ProtobufError
+from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES, Resource
 from sitegrid.wire.rewrite import grid_service_labels, of_grid, unit_slice_labels
 from sitegrid.wire.selectors import FieldSelector, LabelSelector

@@ -17,8 +17,10 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from sitegrid.wire import protobuf
-from sitegrid.wire.codec import PROTOBUF, Codec, Item, dump
+from sitegrid.wire.codec import Codec, Item
+from sitegrid.wire.jsoncodec import dump
 from sitegrid.wire.labels import HEADLESS
+from sitegrid.wire.protobufcodec import PROTOBUF
 
 _MANAGED_BY: Final = ("endpoints.kubernetes.io/managed-by", "endpoint-controller")
 _REFERENCE: Final = {1: "kind", 2: "namespace", 3: "name", 4: "uid", 5: "apiVersion", 6: "resourceVersion"}

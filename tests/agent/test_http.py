@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sitegrid.agent.http import Body, Disconnected
+from sitegrid.agent.request import Body, Disconnected
 
 GET = b"GET /sitegrid/healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 

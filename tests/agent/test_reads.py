@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from sitegrid.agent.http import Body, Request
 from sitegrid.agent.reads import DEFAULT, Reads, ReadsError, parse_reads
+from sitegrid.agent.request import Body, Request
 
 
 def _request(target: str, *, client: str = "kube-proxy/v1", method: str = "GET", **headers: str) -> Request:

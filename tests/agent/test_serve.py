@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sitegrid.agent.http import Disconnected
 from sitegrid.agent.options import ListOptions
+from sitegrid.agent.request import Disconnected
 from sitegrid.agent.serve import send_list
 
 

@@ -23,6 +23,7 @@ from typing import Final, cast
 import httptools
 
 from sitegrid.agent.metrics import Metrics
+from sitegrid.agent.request import STALL_TIMEOUT, Body, Disconnected, Request
 from sitegrid.wire.status import Status
 
 MAX_HEAD: Final = 64 * 1024
@@ -32,9 +33,6 @@ HEAD_TIMEOUT: Final = 15.0
 """Seconds for a request head to arrive once its connection is open or its first byte is there."""
 IDLE_TIMEOUT: Final = 300.0
 """Seconds that a connection may rest between requests; longer than client-go's 90, so the client closes first."""
-STALL_TIMEOUT: Final = 60.0
-"""Seconds that a client may leave a finished short answer unread, or a request body unsent."""
-_BODY_BUFFER: Final = 64 * 1024
 _WRITE_BUFFER: Final = 64 * 1024
 _PIPELINE: Final = 8
 _HEADER: Final = 64
@@ -43,82 +41,6 @@ _MAX_UNPRODUCTIVE: Final = MAX_HEAD + MAX_TARGET + 1024
 """Bytes that may arrive without ending a head or being body: the parser keeps an unfinished header, however long."""
 
 _ONCE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"upgrade", b"expect"})
-
-
-class Disconnected(ConnectionError):
-    """The client is gone, or is cut off."""
-
-
-class Body:
-    """A request's body, or what arrives after an upgrade: what there is at a time, then nothing."""
-
-    def __init__(self, flow: Callable[[bool], None]) -> None:
-        self._arrived = bytearray()
-        self._ended = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._flow = flow
-
-    def feed(self, data: bytes) -> None:
-        """Add a piece."""
-        self._arrived += data
-        if len(self._arrived) > _BODY_BUFFER:
-            self._flow(False)
-        self._wake()
-
-    def end(self) -> None:
-        """Say that there is no more."""
-        self._ended = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def read(self, timeout: float | None = STALL_TIMEOUT) -> bytes:
-        """Return what has arrived, empty at the end. Raises `Disconnected` after `timeout` seconds without a byte."""
-        while not self._arrived:
-            if self._ended:
-                return b""
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await asyncio.wait_for(self._waiter, timeout)
-            except TimeoutError as error:
-                raise Disconnected("request body stalled") from error
-        data = bytes(self._arrived)
-        self._arrived.clear()
-        self._flow(True)
-        return data
-
-    @property
-    def ended(self) -> bool:
-        """Tell whether everything has arrived."""
-        return self._ended
-
-    @property
-    def finished(self) -> bool:
-        """Tell whether everything has arrived and was read."""
-        return self._ended and not self._arrived
-
-
-class Request:
-    """One request head and its body; header names are in lower case, `target` is as sent."""
-
-    __slots__ = ("body", "chunked", "complete", "headers", "http10", "keep_alive", "method", "target", "upgrade")
-
-    def __init__(self, body: Body) -> None:
-        self.method = ""
-        self.target = ""
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.keep_alive = True
-        self.upgrade = False
-        self.chunked = False
-        self.complete = False
-        self.http10 = False
-        self.body = body
-
-    def header(self, name: bytes) -> str:
-        """Return the values of header `name` (lower case) joined by commas, empty without it."""
-        return ",".join(value.decode("latin-1") for key, value in self.headers if key == name)
 
 
 Handler = Callable[[Request, "Connection"], Awaitable[None]]

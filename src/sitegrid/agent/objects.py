@@ -13,11 +13,12 @@ from __future__ import annotations
 from typing import Final
 
 from sitegrid.agent.gate import Route
-from sitegrid.agent.http import Connection, Request
+from sitegrid.agent.http import Connection
 from sitegrid.agent.hub import Hub
 from sitegrid.agent.passthrough import open_as_client
 from sitegrid.agent.patches import patched_object
 from sitegrid.agent.reply import UpstreamError
+from sitegrid.agent.request import Request
 from sitegrid.agent.serve import UNREADY, Answer
 from sitegrid.agent.upstream import Upstream
 from sitegrid.agent.view import ViewKey

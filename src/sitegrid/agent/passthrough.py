@@ -13,8 +13,9 @@ import asyncio
 import contextlib
 from typing import Final
 
-from sitegrid.agent.http import Connection, Disconnected, Request
+from sitegrid.agent.http import Connection
 from sitegrid.agent.reply import UpstreamError
+from sitegrid.agent.request import Disconnected, Request
 from sitegrid.agent.upstream import Exchange, Upstream
 
 _HOP_BY_HOP: Final = frozenset(

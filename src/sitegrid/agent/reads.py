@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from sitegrid.agent.http import Request
+from sitegrid.agent.request import Request
 from sitegrid.wire.resources import (
     CONFIGMAPS,
     CSIDRIVERS,

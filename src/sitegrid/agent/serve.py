@@ -17,9 +17,10 @@ import secrets
 from typing import Final, NamedTuple
 
 from sitegrid.agent.eventlog import PLACES
-from sitegrid.agent.http import STALL_TIMEOUT, Connection, Disconnected
+from sitegrid.agent.http import Connection
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.options import EXACT, ListOptions
+from sitegrid.agent.request import STALL_TIMEOUT, Disconnected
 from sitegrid.agent.view import View
 from sitegrid.wire.codec import Item
 from sitegrid.wire.status import Status

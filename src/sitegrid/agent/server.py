@@ -14,7 +14,7 @@ import ssl
 from typing import Final
 
 from sitegrid.agent.gate import Kind, Route, decide
-from sitegrid.agent.http import Connection, Disconnected, Request
+from sitegrid.agent.http import Connection
 from sitegrid.agent.hub import Hub, TooManyViews
 from sitegrid.agent.metrics import CONTENT_TYPE, Metrics
 from sitegrid.agent.negotiate import NOT_ACCEPTABLE, negotiate
@@ -23,6 +23,7 @@ from sitegrid.agent.options import ListOptions, OptionsError, list_options, pars
 from sitegrid.agent.passthrough import forward
 from sitegrid.agent.reads import Read, Reads
 from sitegrid.agent.reply import UpstreamError
+from sitegrid.agent.request import Disconnected, Request
 from sitegrid.agent.serve import UNREADY, Answer, Watch, send_list
 from sitegrid.agent.source import Refused
 from sitegrid.agent.upstream import Upstream

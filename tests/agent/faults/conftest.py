@@ -22,10 +22,10 @@ from urllib.parse import parse_qs, urlencode
 
 import pytest
 
-from sitegrid.agent.http import Body, Disconnected, Request
 from sitegrid.agent.hub import Hub
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.reply import UpstreamError
+from sitegrid.agent.request import Body, Disconnected, Request
 from sitegrid.agent.server import Server
 from sitegrid.agent.source import Source, SourceKey, Stored
 from sitegrid.agent.wan import Wan

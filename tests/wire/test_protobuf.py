@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sitegrid.wire import protobuf
 from sitegrid.wire.protobuf import ProtobufError
+from tests.support.protowire import fields
 
 LABELS = st.dictionaries(st.text(max_size=20), st.text(max_size=20), max_size=5)
 
@@ -202,45 +203,16 @@ def test_a_peeked_name_is_the_objects(encode: Any, name: str, namespace: str, ot
     assert peeked("DELETED", name) is None
 
 
-def _fields(data: bytes) -> list[tuple[int, int, bytes]]:
-    """Return number, wire type and bytes of each field, as a decoder with a schema reads them."""
-    found = []
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = shift = 0
-        while True:
-            byte = data[position]
-            position += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-    while position < len(data):
-        tag = varint()
-        begin = position
-        if tag & 7 == 0:
-            varint()
-        else:
-            length = {1: 8, 5: 4}[tag & 7] if tag & 7 != 2 else varint()
-            begin, position = position, position + length
-        found.append((tag >> 3, tag & 7, data[begin:position]))
-        assert position <= len(data)
-    return found
-
-
 def _decoded(message: bytes) -> tuple[str, str, str, dict[str, str], dict[str, str]]:
     """Return what generated classes have: of repeated fields and map keys the last counts, messages are merged."""
     texts = {1: "", 3: "", 6: ""}
     maps: dict[int, dict[str, str]] = {11: {}, 12: {}}
-    for _, _, meta in (field for field in _fields(message) if field[0] == 1):
-        for number, _, value in _fields(meta):
+    for _, _, meta in (field for field in fields(message) if field[0] == 1):
+        for number, _, value in fields(meta):
             if number in texts:
                 texts[number] = value.decode()
             elif number in maps:
-                entry = {number: part.decode() for number, _, part in _fields(value) if number in (1, 2)}
+                entry = {number: part.decode() for number, _, part in fields(value) if number in (1, 2)}
                 maps[number][entry.get(1, "")] = entry.get(2, "")
     return texts[1], texts[3], texts[6], maps[11], maps[12]
 

@@ -23,6 +23,7 @@ from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.resources import ENDPOINTSLICES, SERVICES, Resource
 from sitegrid.wire.servicepatch import ServicePatch, patch_json
 from sitegrid.wire.status import Status
+from tests.support.protowire import fields, read_varint
 
 RECORDED = Path(__file__).parent / "recorded"
 LISTS = [("endpointslices-list", ENDPOINTSLICES), ("services-list", SERVICES)]
@@ -66,30 +67,13 @@ def _read(name: str) -> bytes:
     return (RECORDED / name).read_bytes()
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            return value, position
-
-
 def _decode(data: bytes, descriptor: dict[int, Any]) -> dict[str, Any]:
     """Return a message by its descriptor; fields that it does not name are left out."""
     out: dict[str, Any] = {}
-    position = 0
-    while position < len(data):
-        tag, position = _varint(data, position)
-        value: Any
-        value, position = _varint(data, position)
-        if tag & 7 == 2:
-            length, value = value, data[position : position + value]
-            position += length
-            assert len(value) == length
-        known = descriptor.get(tag >> 3)
+    for number, wire_type, raw in fields(data):
+        assert wire_type in (0, 2)
+        value: Any = raw if wire_type == 2 else read_varint(raw, 0)[0]
+        known = descriptor.get(number)
         if isinstance(known, str):
             out[known] = value.decode() if isinstance(value, bytes) else value
         elif known is not None:

@@ -30,6 +30,7 @@ from sitegrid.agent.server import Server
 from sitegrid.agent.source import Source, SourceKey, Stored
 from sitegrid.agent.wan import Wan
 from sitegrid.wire.selectors import LabelSelector
+from tests.support.protowire import fields
 
 SLICES: Final = "/apis/discovery.k8s.io/v1/endpointslices"
 SERVICES: Final = "/api/v1/services"
@@ -178,26 +179,10 @@ def _blob(number: int, value: bytes | str) -> bytes:
 
 def _blobs(data: bytes) -> Iterable[tuple[int, bytes]]:
     """Yield the length-delimited fields of a message, and skip its numbers, which nothing here asks for."""
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = shift = 0
-        while True:
-            byte = data[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while position < len(data):
-        tag, length = varint(), varint()
-        if tag & 7 == 0:
-            continue
-        assert position + length <= len(data)
-        yield tag >> 3, data[position : position + length]
-        position += length
+    for number, wire_type, value in fields(data):
+        if wire_type != 0:
+            assert wire_type == 2
+            yield number, value
 
 
 def _envelope(kind: str, version: str, message: bytes) -> bytes:

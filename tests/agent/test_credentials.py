@@ -37,6 +37,48 @@ def test_a_rotated_token_is_picked_up(tmp_path: Path) -> None:
     assert credentials.token() == "two"
 
 
+def test_a_token_file_wins_over_a_token(tmp_path: Path) -> None:
+    """As for client-go: what is renewed counts, not what the kubeconfig once held."""
+    (tmp_path / "token").write_text("new")
+    user = {"token": "old", "tokenFile": "token"}
+    assert from_kubeconfig(_kubeconfig(tmp_path, user=user)).token() == "new"
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"one\ntwo", "t\u00f6ken".encode(), bytes(40)])
+def test_a_damaged_token_file_is_an_error_that_is_tried_again(tmp_path: Path, data: bytes) -> None:
+    """What no header can hold is never sent, and is told as what can be mended while the agent runs."""
+    (tmp_path / "token").write_bytes(data)
+    credentials = from_kubeconfig(_kubeconfig(tmp_path, user={"tokenFile": "token"}))
+    with pytest.raises(CredentialsError, match="token"):
+        credentials.token()
+    (tmp_path / "token").write_text("good")
+    assert credentials.token() == "good"
+
+
+@pytest.mark.parametrize("data", [b"", b"no PEM", b"\xff\xfe", "\u00fc".encode()])
+def test_a_damaged_authority_is_an_error_that_is_tried_again(tmp_path: Path, certificates: Any, data: bytes) -> None:
+    """An emptied or damaged CA file, as a power cut or a rotation may leave it, is told and read again."""
+    (tmp_path / "tls.crt").write_bytes(data)
+    credentials = from_kubeconfig(_kubeconfig(tmp_path, {"certificate-authority": "tls.crt"}))
+    with pytest.raises(CredentialsError, match=r"tls\.crt"):
+        credentials.context(as_agent=True)
+    certificates(tmp_path)
+    assert credentials.context(as_agent=True) is not None
+
+
+def test_a_missing_certificate_costs_no_file_descriptor(tmp_path: Path) -> None:
+    """It is tried again for as long as it is missing, by every source."""
+    user = {"client-certificate": "absent.crt", "client-key": "absent.key"}
+    credentials = from_kubeconfig(_kubeconfig(tmp_path, user=user))
+
+    def descriptors() -> int:
+        with pytest.raises(CredentialsError, match="absent"):
+            credentials.context(as_agent=True)
+        return len([*Path("/proc/self/fd").iterdir()])
+
+    assert descriptors() == descriptors()
+
+
 def test_a_rotated_authority_is_picked_up(tmp_path: Path, certificates: Any) -> None:
     """A CA file that changes makes a new TLS context; one that does not, does not."""
     certificates(tmp_path)
@@ -75,7 +117,10 @@ def test_clients_do_not_get_the_agents_certificate(tmp_path: Path, certificates:
         ({"server": "https://x/path"}, {}, "path"),
         ({"server": "ftp://x"}, {}, "https://"),
         ({"certificate-authority-data": "!"}, {}, "base64"),
+        ({"proxy-url": "http://10.0.0.1"}, {}, "proxy-url"),
         ({}, {"exec": {"command": "x"}}, "exec"),
+        ({}, {"token": "t", "as": "admin"}, "`as`"),
+        ({}, {"token": "t", "as-groups": ["admins"]}, "as-groups"),
     ],
 )
 def test_what_cannot_be_used_is_said(

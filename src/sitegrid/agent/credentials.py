@@ -103,8 +103,14 @@ class Credentials:
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
     def token(self) -> str:
-        """Return the agent's current bearer token, empty without one."""
-        return self._token.read().decode().strip() if self._token else ""
+        """Return the agent's current bearer token, empty without one. Raises `CredentialsError`."""
+        if not self._token:
+            return ""
+        token = self._token.read().strip()
+        if not all(0x20 < byte < 0x7F for byte in token):
+            # A file that a power cut left full of zeros, say: no header can be made of it.
+            raise CredentialsError(f"{self._token.path or 'the kubeconfig'}: this is not a bearer token")
+        return token.decode()
 
     def context(self, *, as_agent: bool) -> ResumingContext | None:
         """Return the TLS context, with the agent's certificate only when asked `as_agent`; None for plain HTTP."""
@@ -126,13 +132,13 @@ class Credentials:
             context.options &= ~_PADDING
             context.set_alpn_protocols([_HTTP1])
             if self._ca:
-                context.load_verify_locations(cadata=self._ca.read().decode())
+                context.load_verify_locations(cadata=self._ca.read().decode("ascii"))
             else:
                 context.load_default_certs()
             if certified:
                 with _as_file(self._certificate) as certificate, _as_file(self._key) as key:
                     context.load_cert_chain(certificate.name, key.name)
-        except (ssl.SSLError, UnicodeDecodeError, OSError) as error:
+        except (ssl.SSLError, ValueError, OSError) as error:  # ValueError: not text, or nothing at all
             files = ", ".join(each.path for each in (self._ca, self._certificate, self._key) if each.path)
             raise CredentialsError(f"certificates cannot be used ({files or 'inline'}): {error}") from error
         return context
@@ -181,8 +187,9 @@ class _as_file:
     """Give bytes a file name without touching a disk: the ssl module loads certificates from files only."""
 
     def __init__(self, material: _Material) -> None:
+        data = material.read()
         self._descriptor = os.memfd_create("sitegrid-certificate")
-        os.write(self._descriptor, material.read())
+        os.write(self._descriptor, data)
         self.name = f"/proc/self/fd/{self._descriptor}"
 
     def __enter__(self) -> _as_file:
@@ -241,11 +248,14 @@ def _named(config: dict[str, Any], section: str, name: str) -> dict[str, Any]:
 def _from_parts(path: str, cluster: dict[str, Any], user: dict[str, Any]) -> Credentials:
     if cluster.get("insecure-skip-tls-verify"):
         raise CredentialsError(f"{path}: insecure-skip-tls-verify is refused; give the certificate authority")
-    for way in ("exec", "auth-provider", "username"):
+    if cluster.get("proxy-url"):
+        raise CredentialsError(f"{path}: proxy-url is not supported; the agent connects to the server itself")
+    for way in ("exec", "auth-provider", "username", "as", "as-uid", "as-groups", "as-user-extra"):
         if user.get(way):
             raise CredentialsError(f"{path}: `{way}` is not supported; use a token or a client certificate")
+    # The file wins, since it is what is renewed (client-go transport/round_trippers.go).
     file = _beside(path, user["tokenFile"]) if user.get("tokenFile") else ""
-    token = _Material(data=user["token"].encode()) if user.get("token") else _Material(path=file)
+    token = _Material(path=file) if file else _Material(data=(user.get("token") or "").encode())
     return Credentials(
         cluster["server"],
         ca=_material(path, cluster, "certificate-authority"),

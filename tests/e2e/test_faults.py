@@ -6,15 +6,14 @@ Clients in pods send requests all the while, as in ``test_offline.py``.
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from sitegrid.lab.addresses import NodeAddresses
 from sitegrid.lab.clients import wait_until
 from sitegrid.lab.lab import Lab
+from sitegrid.lab.slowness import Slowness
 from tests.support.faultsite import (
     FAULTY,
     NO_ENDPOINTS,
@@ -23,7 +22,6 @@ from tests.support.faultsite import (
     URL,
     FaultSite,
     check_nothing_happened,
-    in_cloud,
     metrics,
     tell,
 )
@@ -109,15 +107,9 @@ def test_a_deleted_node_is_in_no_unit_until_it_registers_again(site: FaultSite, 
 def slow(site: FaultSite, lab: Lab) -> Iterator[FaultSite]:
     """Give the site's first node a WAN of 50 kbit/s, in both directions."""
     site.settle()
-    port = NodeAddresses([node.name for node in lab.status().nodes].index(FAULTY) + 1).wan_port
-    ends = [in_cloud(lab, ["tc", "qdisc"]), lab.command(FAULTY, ["tc", "qdisc"])]
-    links = list(zip(ends, (port, "wan0"), strict=True))
-    for tc, link in links:
-        rate = ["root", "tbf", "rate", "50kbit", "burst", "4kb", "latency", "4s"]
-        subprocess.run([*tc, "replace", "dev", link, *rate], check=True)
+    lab.slow_wan(FAULTY, Slowness(rate=50_000))
     yield site
-    for tc, link in links:
-        subprocess.run([*tc, "delete", "dev", link, "root"], check=True)
+    lab.restore_wan(FAULTY)
 
 
 def test_a_wan_of_50_kbit_is_enough(slow: FaultSite, lab: Lab) -> None:

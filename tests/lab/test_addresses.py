@@ -9,7 +9,8 @@ from sitegrid.lab.sites import MAX_NODES
 def test_no_two_nodes_share_anything() -> None:
     """Up to the highest node, every address, network and link name is its own."""
     places = [NodeAddresses(index) for index in range(1, MAX_NODES + 1)]
-    for attribute in ("lan", "wan", "lan_mac", "wan_mac", "pod_cidr", "wan_port", "lan_port"):
+    ports = ("wan_port", "slow_port", "relay_port", "lan_port")
+    for attribute in ("lan", "wan", "lan_mac", "wan_mac", "pod_cidr", *ports):
         assert len({getattr(place, attribute) for place in places}) == MAX_NODES
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def shared(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ["exec", "a", "--", "true"],
         ["kubectl", "get", "nodes"],
         ["wan", "cut", "a"],
+        ["wan", "slow", "a", "--loss", "5%"],
         ["node", "add", "a"],
         ["node", "reboot", "a"],
         ["process", "stop", "etcd"],
@@ -155,6 +157,37 @@ def test_wan_says_what_it_cut(shared: list[str], capsys: pytest.CaptureFixture[s
     assert main(["lab", "wan", "cut", *shared, "zone=NodeUnit2"]) == 0
     assert main(["lab", "wan", "restore", *shared, "zone=NodeUnit2"]) == 0
     assert capsys.readouterr().out == "WAN cut: node21, node23\nWAN restored: node21, node23\n"
+
+
+def test_wan_says_how_slow_it_is(shared: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """`wan slow` repeats what it was told, and `status` has it in its table and for scripts."""
+    try:
+        assert main(["lab", "wan", "slow", *shared, "node21", "--delay", "30ms", "--rate=1mbit", "--loss", "5%"]) == 0
+        assert capsys.readouterr().out == "WAN slow (30ms, 5% loss, 1000kbit): node21\n"
+        main(["lab", "status", *shared])
+        assert re.search("^node21 .* slow: 30ms, 5% loss, 1000kbit  ", capsys.readouterr().out, re.MULTILINE)
+        main(["lab", "status", *shared, "-o", "json"])
+        slow = {node["name"]: node["slow"] for node in json.loads(capsys.readouterr().out)["nodes"]}
+        assert slow["node21"] == {"delay": 0.03, "jitter": 0.0, "loss": 0.05, "rate": 1_000_000}
+        assert slow["node23"] is None
+    finally:
+        assert main(["lab", "wan", "restore", *shared, "node21"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["slow", "node21"], "say what is slow: --delay, --loss or --rate"),
+        (["slow", "node21", "--delay", "300"], "--delay 300: use a time such as 300ms or 1.5s"),
+        (["cut", "node21", "--loss", "5%"], "--delay, --jitter, --loss and --rate are for `wan slow` alone"),
+    ],
+)
+def test_nonsense_of_wan_is_one_line(
+    home: Path, capsys: pytest.CaptureFixture[str], words: list[str], error: str
+) -> None:
+    """Before any lab is asked."""
+    assert main(["lab", "wan", *words]) == 2
+    assert capsys.readouterr().err == f"error: {error}\n"
 
 
 def test_label_without_value_is_refused(shared: list[str], capsys: pytest.CaptureFixture[str]) -> None:

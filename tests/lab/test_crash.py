@@ -16,12 +16,14 @@ from sitegrid.lab import lab as lab_module
 from sitegrid.lab.binaries import ensure_binaries
 from sitegrid.lab.lab import Lab, LabError, LabNotRunning
 from sitegrid.lab.sites import Node, Sites
+from sitegrid.lab.slowness import Slowness
 
 NewLab = Callable[..., Lab]
 Until = Callable[[Callable[[], bool], str], None]
 
 CONTROL_PLANE_ONLY = Sites(())
 ONE_NODE = Sites((Node("a", {"zone": "x"}),))
+SLOW = Slowness(delay=0.1)
 
 
 def _up(lab: Lab, sites: Sites = CONTROL_PLANE_ONLY) -> None:
@@ -85,12 +87,15 @@ def test_killed_supervisor_takes_all_with_it(new_lab: NewLab, until: Until, vict
     """After SIGKILL of either of its two processes the kernel ends the rest; files alone are left."""
     lab = new_lab()
     _up(lab, ONE_NODE)
+    lab.slow_wan("a", SLOW)
+    (relay,) = (process.pid for process in lab.status().processes if process.name == "wan@a")
     pid = lab.supervisor_pid
     if victim == "its parent":
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(pid, signal.SIGKILL)
     until(lambda: not lab.running, "the supervisor is gone")
     until(lambda: not _processes_of(lab), "all its processes are gone")
+    until(lambda: not Path(f"/proc/{relay}").exists(), "the slow WAN's relay is gone")
     with pytest.raises(LabNotRunning, match="not running"):
         lab.status()
     assert lab.layout.nodes.exists()
@@ -176,6 +181,9 @@ def test_without_root_it_works_as_well(new_lab: NewLab, monkeypatch: pytest.Monk
     assert lab.run("a", ["ip", "-br", "link", "show", "wan0"], capture_output=True, check=True).stdout
     lab.cut_wan("a")
     assert [(node.ready, node.wan) for node in lab.status().nodes] == [(True, False)]
+    lab.slow_wan("a", SLOW)
+    argv = ["curl", "-sk", "-m", "60", "-o", "/dev/null", "-w", "%{time_connect}", "https://172.31.0.1:6443/livez"]
+    assert float(lab.run("a", argv, capture_output=True, check=True).stdout) > 2 * SLOW.delay
 
 
 def test_status_without_the_api_server(one_node: Lab, until: Until) -> None:

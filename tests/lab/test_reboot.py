@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sitegrid.lab.lab import Lab, LabError
+from sitegrid.lab.slowness import Slowness
 
 PARTS = ("kubelet@node14", "agent@node14", "kube-proxy@node14", "coredns@node14")
 
@@ -58,13 +59,18 @@ def test_a_rebooted_node_starts_everything_anew(
 
 
 def test_a_reboot_leaves_the_wan_as_it_is(lab: Lab, until: Callable[[Callable[[], bool], str], None]) -> None:
-    """A node whose uplink is cut boots without it, from its disk."""
+    """A node whose uplink is cut boots without it, from its disk; a slow one stays as slow."""
     until(lambda: everything_kept(lab, "node14"), "the agent has written what it knows")
+    argv = ["curl", "-sk", "-m", "1", "https://172.31.0.1:6443/livez"]
     lab.cut_wan("node14")
     try:
         lab.reboot_node("node14")
-        argv = ["curl", "-sk", "-m", "1", "https://172.31.0.1:6443/livez"]
         assert lab.run("node14", argv, capture_output=True).returncode == 28
+        lab.slow_wan("node14", Slowness(delay=1.0))
+        lab.reboot_node("node14")
+        assert lab.run("node14", argv, capture_output=True).returncode == 28
+        lab.slow_wan("node14", Slowness(delay=0.01))
+        assert lab.run("node14", [*argv, "-m", "60"], capture_output=True).stdout == "ok"
     finally:
         lab.restore_wan("node14")
 

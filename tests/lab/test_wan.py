@@ -1,12 +1,15 @@
-"""The WAN switch: it takes the API server away and leaves the LAN."""
+"""The WAN switch: it takes the API server away, or makes it distant, and leaves the LAN."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from sitegrid.lab.lab import Lab, LabError
+from sitegrid.lab.slowness import Slowness
+from tests.support.faultsite import in_cloud
 
 
 def _reaches_cloud(lab: Lab, node: str) -> bool:
@@ -74,6 +77,61 @@ def test_cut_twice_is_cut(wan: Lab) -> None:
     assert wan.cut_wan("node12") == ["node12"]
     wan.restore_wan("node12")
     assert wan.restore_wan("node12") == ["node12"]
+
+
+SLOW = Slowness(delay=0.2, jitter=0.02)
+AT_LEAST = 2 * (SLOW.delay - SLOW.jitter)
+"""Seconds of a round trip over such a link."""
+
+
+def _round_trip(lab: Lab, node: str) -> float:
+    """Return how many seconds a TCP connection to the API server takes."""
+    argv = ["curl", "-sk", "-m", "60", "-o", "/dev/null", "-w", "%{time_connect}", "https://172.31.0.1:6443/livez"]
+    return float(lab.run(node, argv, capture_output=True, check=True).stdout)
+
+
+def _state(lab: Lab, node: str) -> tuple[bool, Slowness | None, set[str]]:
+    """Return what is told of the node's WAN, and which relays run."""
+    status = lab.status()
+    found = next(one for one in status.nodes if one.name == node)
+    return found.wan, found.slow, {process.name for process in status.processes if process.name.startswith("wan@")}
+
+
+def test_a_slow_wan_takes_its_time(wan: Lab) -> None:
+    """A round trip takes twice the delay; other nodes' do not; `restore` ends it and leaves nothing of it."""
+    links = wan.run("node21", ["ip", "-d", "link", "show", "wan0"], capture_output=True).stdout
+    ports = subprocess.run(in_cloud(wan, ["ip", "-br", "link"]), capture_output=True, check=True).stdout
+    assert wan.slow_wan("node21", SLOW) == ["node21"]
+    assert _state(wan, "node21") == (True, SLOW, {"wan@node21"})
+    assert _round_trip(wan, "node21") > AT_LEAST
+    assert _state(wan, "node23")[:2] == (True, None)
+    wan.restore_wan("node21")
+    assert _state(wan, "node21") == (True, None, set())
+    assert _reaches_cloud(wan, "node21")
+    assert wan.run("node21", ["ip", "-d", "link", "show", "wan0"], capture_output=True).stdout == links
+    assert subprocess.run(in_cloud(wan, ["ip", "-br", "link"]), capture_output=True, check=True).stdout == ports
+
+
+def test_each_verb_ends_the_one_before(wan: Lab) -> None:
+    """A slow link can be made slower, cut, and made slow again; a connection that was open goes on."""
+    slower = Slowness(delay=0.3, loss=0.01, rate=1_000_000)
+    wan.slow_wan("node21", SLOW)
+    wan.slow_wan("node21", slower)
+    assert _state(wan, "node21") == (True, slower, {"wan@node21"})
+    wan.cut_wan("node21")
+    assert _state(wan, "node21") == (False, None, set())
+    assert not _reaches_cloud(wan, "node21")
+    wan.slow_wan("zone=NodeUnit2", SLOW)
+    assert _state(wan, "node21") == (True, SLOW, {"wan@node21", "wan@node23"})
+    assert _round_trip(wan, "node21") > AT_LEAST
+    assert wan.restore_wan("zone=NodeUnit2") == ["node21", "node23"]
+
+
+def test_a_relay_that_was_killed_is_there_again(wan: Lab) -> None:
+    """Meanwhile packets vanish, as where a modem starts again."""
+    wan.slow_wan("node21", SLOW)
+    wan.process("wan@node21", "kill")
+    assert _round_trip(wan, "node21") > AT_LEAST
 
 
 @pytest.mark.parametrize(

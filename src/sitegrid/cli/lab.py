@@ -52,9 +52,13 @@ def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
     execute.usage = "%(prog)s [-h] [--name N] NODE|NAMESPACE/POD -- CMD [ARG ...]"
     execute.add_argument("target", metavar="NODE|NAMESPACE/POD")
     execute.add_argument("argv", metavar="-- CMD", nargs="+", help="the command and its arguments, after --")
-    wan = _verb(verbs, "wan", "cut or restore the uplink of a node, or of all nodes with a label")
-    wan.add_argument("action", metavar="cut|restore", choices=["cut", "restore"])
+    wan = _verb(verbs, "wan", "cut, slow down or restore the uplink of a node, or of all nodes with a label")
+    wan.add_argument("action", metavar="cut|slow|restore", choices=["cut", "slow", "restore"])
     wan.add_argument("target", metavar="NODE|KEY=VALUE")
+    wan.add_argument("--delay", default="", metavar="TIME", help="slow: of each packet, one way, such as 300ms")
+    wan.add_argument("--jitter", default="", metavar="TIME", help="slow: how much the delay varies, such as 50ms")
+    wan.add_argument("--loss", default="", metavar="SHARE", help="slow: how many packets get lost, such as 5%%")
+    wan.add_argument("--rate", default="", metavar="RATE", help="slow: how much passes a second, such as 50kbit")
     node = _verb(verbs, "node", "add a node, or cut a node's power and start it from its disk")
     node.add_argument("action", metavar="add|reboot", choices=["add", "reboot"])
     node.add_argument("node", metavar="NODE")
@@ -169,6 +173,19 @@ def _build() -> None:
 
 
 def _wan(lab: Lab, args: argparse.Namespace) -> None:
+    from sitegrid.lab.slowness import SlownessError, parse_slowness
+
+    options = (args.delay, args.jitter, args.loss, args.rate)
+    if args.action == "slow":
+        try:
+            slow = parse_slowness(*options)
+        except SlownessError as error:
+            raise CommandError(str(error), 2) from error
+        nodes = lab.slow_wan(args.target, slow)
+        print(f"WAN slow ({slow}): {', '.join(nodes)}")
+        return
+    if any(options):
+        raise CommandError("--delay, --jitter, --loss and --rate are for `wan slow` alone", 2)
     nodes = lab.cut_wan(args.target) if args.action == "cut" else lab.restore_wan(args.target)
     print(f"WAN {'cut' if args.action == 'cut' else 'restored'}: {', '.join(nodes)}")
 
@@ -204,7 +221,8 @@ def _print_status(status: LabStatus, output: str) -> None:
     nodes = [["NODE", "READY", "WAN", "AGENT", "ADDRESS", "LABELS"]]
     for node in status.nodes:
         labels = ",".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
-        wan, agent = "up" if node.wan else "cut", "yes" if node.agent else "no"
+        wan = f"slow: {node.slow}" if node.slow else "up" if node.wan else "cut"
+        agent = "yes" if node.agent else "no"
         nodes.append([node.name, ready[node.ready], wan, agent, node.address, labels])
     processes = [["PROCESS", "PID", "STATE", "RESTARTS", "MEMORY"]]
     for process in status.processes:

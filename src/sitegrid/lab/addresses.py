@@ -74,6 +74,16 @@ class NodeAddresses:
         return f"w{self.index}"
 
     @property
+    def slow_port(self) -> str:
+        """Name of the bridge's port for its uplink while that is slow."""
+        return f"s{self.index}"
+
+    @property
+    def relay_port(self) -> str:
+        """Name of the other end of `slow_port`, where the relay is."""
+        return f"r{self.index}"
+
+    @property
     def lan_port(self) -> str:
         """Name of the LAN's end of its LAN link."""
         return f"l{self.index}"

@@ -29,6 +29,7 @@ from sitegrid.lab.poweroff import power_off
 from sitegrid.lab.processes import Process, ProcessSpec, Reaper
 from sitegrid.lab.readiness import api_server_ready, get_nodes, last_words, unready_clients, unready_parts
 from sitegrid.lab.sites import Node
+from sitegrid.lab.slowness import Slowness
 
 READY_TIMEOUT: Final = 180.0
 """Seconds until a part that is not ready is a failure; a busy machine may need 60."""
@@ -112,6 +113,33 @@ class Cluster:
             self._start_clients(member)
             await self._wait_for([member])
 
+    async def set_wan(self, member: Member, *, up: bool, slow: Slowness | None = None) -> None:
+        """Connect the node's uplink, as a `slow` one or as fast as the machine is, or cut it."""
+        async with member.linking:
+            if (member.wan, member.slow) == (up, slow):
+                return
+            await self._end_slow(member)
+            if up and slow is None:
+                network.restore_wan(member.addresses)
+            else:
+                network.cut_wan(member.addresses)
+            member.wan, member.slow = up, slow
+            self._begin_slow(member)
+
+    def _begin_slow(self, member: Member) -> None:
+        """Have a relay for the cut uplink of a node whose WAN is slow."""
+        if member.slow is not None:
+            network.slow_wan(member.name, member.addresses)
+            self._start(self._components.slow_link(member.name, member.addresses, member.slow))
+
+    async def _end_slow(self, member: Member) -> None:
+        """Undo `_begin_slow`."""
+        if member.slow is not None:
+            relay = self.processes.pop(f"wan@{member.name}")
+            async with relay.changing:
+                await relay.stop()
+            network.unslow_wan(member.name, member.addresses)
+
     async def reboot_node(self, member: Member) -> None:
         """Cut the node's power and start it from its disk; returns when its parts that can be are ready.
 
@@ -122,11 +150,14 @@ class Cluster:
             parts = [process for name in names if (process := self.processes.get(name)) and process.wanted]
             await asyncio.gather(*(process.stop(by_force=True) for process in parts))
             await power_off(member.name, self._layout.pods(member.name))
-            network.remove_node(member.name, member.addresses)
-            others = [(m.name, m.addresses) for m in self.members.values() if m is not member]
-            network.create_node(member.name, member.addresses, others)
-            if not member.wan:
-                network.cut_wan(member.addresses)
+            async with member.linking:
+                await self._end_slow(member)
+                network.remove_node(member.name, member.addresses)
+                others = [(m.name, m.addresses) for m in self.members.values() if m is not member]
+                network.create_node(member.name, member.addresses, others)
+                if not member.wan or member.slow:
+                    network.cut_wan(member.addresses)
+                self._begin_slow(member)
             for process in parts:
                 process.start()
             if member.wan or member.agent:

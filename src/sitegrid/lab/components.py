@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import sitegrid
@@ -19,6 +20,7 @@ from sitegrid.lab.layout import Layout
 from sitegrid.lab.network import in_netns
 from sitegrid.lab.processes import ProcessSpec
 from sitegrid.lab.sites import Node
+from sitegrid.lab.slowness import Slowness
 
 
 class Components:
@@ -165,6 +167,12 @@ class Components:
         return self._on_node(
             "coredns", node, self._config.binaries["coredns"], "-conf", str(self._layout.node(node) / "Corefile")
         )
+
+    def slow_link(self, node: str, place: NodeAddresses, slow: Slowness) -> ProcessSpec:
+        """Return the relay of the node's slow WAN, which is the cloud's."""
+        options = [f"--{name}={value}" for name, value in asdict(slow).items()]
+        ports = (place.wan_port, place.relay_port)
+        return self._spec(f"wan@{node}", sys.executable, "-m", "sitegrid.lab.slowlink", *ports, *options)
 
     def corefile(self, node: str) -> str:
         """Return the configuration of the node's CoreDNS: the cluster's names, and nothing of the outside world."""

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
@@ -35,6 +35,7 @@ from sitegrid.lab.layout import Layout, try_lock
 from sitegrid.lab.network import netns_path
 from sitegrid.lab.requirements import check_requirements, check_space
 from sitegrid.lab.sites import Node, Sites, default_sites
+from sitegrid.lab.slowness import Slowness
 
 __all__ = ["Lab", "LabError", "LabNotRunning", "LabRunning", "LabStatus", "NodeStatus", "ProcessStatus"]
 
@@ -52,11 +53,15 @@ _NO_PROXIES: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """A node: `ready` is None while the API server does not answer; `wan` is false while its uplink is cut."""
+    """A node: `ready` is None while the API server does not answer; `wan` is false while its uplink is cut.
+
+    `slow` is None while its uplink is as fast as the machine, or cut.
+    """
 
     name: str
     labels: Mapping[str, str]
     wan: bool
+    slow: Slowness | None
     ready: bool | None
     agent: bool
     address: str
@@ -217,6 +222,8 @@ class Lab:
         pids = _host_pids(self.supervisor_pid)
         for process in answer["processes"]:
             process["pid"] = pids.get(process["pid"])
+        for node in answer["nodes"]:
+            node["slow"] = Slowness(**node["slow"]) if node["slow"] is not None else None
         return LabStatus(
             name=self.name,
             kubeconfig=self.kubeconfig,
@@ -263,11 +270,15 @@ class Lab:
 
     def cut_wan(self, target: str) -> list[str]:
         """Cut the uplink of the node `target`, or of all with the label ``KEY=VALUE``; return the nodes' names."""
-        return self._wan("cut", target)
+        return self._wan(target, up=False)
+
+    def slow_wan(self, target: str, slow: Slowness) -> list[str]:
+        """Connect the uplinks of what `cut_wan` takes as such a slow one; return the nodes' names."""
+        return self._wan(target, up=True, slow=slow)
 
     def restore_wan(self, target: str) -> list[str]:
-        """Undo `cut_wan`."""
-        return self._wan("restore", target)
+        """Undo `cut_wan` and `slow_wan`."""
+        return self._wan(target, up=True)
 
     def add_node(self, name: str, labels: Mapping[str, str], *, agent: bool = True) -> None:
         """Add a node and return when it is ready and its parts are; without `agent` a stock one."""
@@ -370,8 +381,9 @@ class Lab:
         except OSError as error:
             raise self._not_running() from error
 
-    def _wan(self, action: str, target: str) -> list[str]:
-        nodes: list[str] = self._ask({"verb": "wan", "action": action, "target": target})["nodes"]
+    def _wan(self, target: str, *, up: bool, slow: Slowness | None = None) -> list[str]:
+        request = {"verb": "wan", "target": target, "up": up, "slow": asdict(slow) if slow is not None else None}
+        nodes: list[str] = self._ask(request)["nodes"]
         return nodes
 
     def _node_argv(self, node: str, argv: Sequence[str]) -> list[str]:

@@ -5,9 +5,11 @@ Made by `sitegrid.lab.cluster`, one for each node. Held by ``tests/lab/test_lab.
 
 from __future__ import annotations
 
-from sitegrid.lab import network
+import asyncio
+
 from sitegrid.lab.addresses import NodeAddresses
 from sitegrid.lab.sites import Node
+from sitegrid.lab.slowness import Slowness
 
 
 class Member:
@@ -18,6 +20,10 @@ class Member:
         self.addresses = NodeAddresses(index)
         self.wan = True
         """Whether its uplink is connected."""
+        self.slow: Slowness | None = None
+        """How slow a connected uplink is, None where it is as fast as the machine."""
+        self.linking = asyncio.Lock()
+        """Held while its uplink is changed."""
         self.agent = node.agent
         """Whether kubelet, kube-proxy and CoreDNS ask its agent; else they ask the API server."""
 
@@ -25,9 +31,3 @@ class Member:
     def name(self) -> str:
         """The Node's name."""
         return self.node.name
-
-    def connect(self, up: bool) -> None:
-        """Connect or cut its uplink."""
-        if self.wan != up:
-            (network.restore_wan if up else network.cut_wan)(self.addresses)
-            self.wan = up

@@ -27,6 +27,9 @@ _SYSCTLS: Final = {
     "net/ipv4/conf/default/rp_filter": "0",
 }
 
+_WIRE, _VETH = "gso_max_segs 1", "gso_max_segs 65535"
+"""Whether the kernel may hand over many packets at once as one, as it does between two ends of a veth."""
+
 # Pods reach the cloud (the `kubernetes` Service) as their node: the cloud has no way back to pod networks.
 _MASQUERADE: Final = f"""
 table ip sitegrid-lab {{
@@ -74,8 +77,8 @@ def create_node(node: str, addresses: NodeAddresses, others: Iterable[tuple[str,
             f"link add {lan} type veth peer name lan0 address {addresses.lan_mac} netns {node}",
             f"link set {lan} master lan addrgenmode none up",
             f"link add {wan} type veth peer name wan0 address {addresses.wan_mac} netns {node}",
-            f"link set {wan} master wan addrgenmode none up",
-            f"link set {wan} type bridge_slave isolated on",
+            f"link set {wan} addrgenmode none up",
+            *_join_wan(wan),
             f"neighbour replace {addresses.wan} lladdr {addresses.wan_mac} dev wan nud permanent",
         ]
     )
@@ -119,13 +122,31 @@ def cut_wan(addresses: NodeAddresses) -> None:
 
 def restore_wan(addresses: NodeAddresses) -> None:
     """Put the node's uplink back into the WAN."""
+    _ip(_join_wan(addresses.wan_port))
+
+
+def slow_wan(node: str, addresses: NodeAddresses) -> None:
+    """Put a relay's port into the WAN for the node, whose uplink is cut: all its packets are the relay's to carry."""
     _ip(
         [
-            f"link set {addresses.wan_port} master wan",
-            # The kernel forgets the port's settings with its master.
-            f"link set {addresses.wan_port} type bridge_slave isolated on",
+            f"link add {addresses.slow_port} type veth peer name {addresses.relay_port}",
+            f"link set {addresses.slow_port} {_WIRE} addrgenmode none up",
+            f"link set {addresses.relay_port} addrgenmode none up",
+            *_join_wan(addresses.slow_port),
         ]
     )
+    _ip([f"link set wan0 {_WIRE}"], node=node)
+
+
+def unslow_wan(node: str, addresses: NodeAddresses) -> None:
+    """Undo `slow_wan`: the uplink is cut."""
+    _ip([f"link delete {addresses.slow_port}"])
+    _ip([f"link set wan0 {_VETH}"], node=node)
+
+
+def _join_wan(port: str) -> list[str]:
+    # The kernel forgets a port's settings with its master.
+    return [f"link set {port} master wan", f"link set {port} type bridge_slave isolated on"]
 
 
 def _ip(lines: Sequence[str], *, node: str | None = None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from sitegrid.lab.member import Member
 from sitegrid.lab.processes import Process
 from sitegrid.lab.readiness import is_ready
 from sitegrid.lab.sites import Node
+from sitegrid.lab.slowness import Slowness
 
 _AUTOMATIC_LABELS: Final = frozenset(
     {
@@ -50,10 +52,11 @@ class Verbs:
         if not self.booted:
             raise LabError("the lab is still starting")
         match request:
-            case {"verb": "wan", "action": ("cut" | "restore") as action, "target": str(target)}:
+            case {"verb": "wan", "up": bool(up), "slow": slow, "target": str(target)}:
                 members = await self._targets(target)
+                slowness = Slowness(**slow) if slow is not None else None
                 for member in members:
-                    member.connect(action == "restore")
+                    await self._cluster.set_wan(member, up=up, slow=slowness)
                 return {"nodes": [member.name for member in members]}
             case {"verb": "node-add", "name": str(name), "labels": dict(labels), "agent": bool(agent)}:
                 await self._cluster.add_node(Node(name, labels, agent))
@@ -75,6 +78,7 @@ class Verbs:
                     "name": member.name,
                     "labels": _labels(nodes, member),
                     "wan": member.wan,
+                    "slow": asdict(member.slow) if member.slow is not None else None,
                     "ready": None if nodes is None else is_ready(nodes.get(member.name, {})),
                     "agent": member.agent,
                     "address": member.addresses.lan,

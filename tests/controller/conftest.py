@@ -82,17 +82,18 @@ class ControlPlane(ApiServer):
             f"--audit-log-path={directory / 'audit.log'}",
             "--audit-log-mode=blocking",
         )
-        self._audit: list[Manifest] = []
+        self._audited: dict[str, Manifest | None] = {}
+        """The controller's requests by audit ID, in the order in which they were received; None: not answered yet."""
         self._audit_read = 0
-        """Bytes of the audit log that are in `_audit`."""
+        """Bytes of the audit log that are in `_audited`."""
 
     def start(self) -> None:
         """Start all and wait until the API server is ready."""
         policy = {
             "apiVersion": "audit.k8s.io/v1",
             "kind": "Policy",
-            "omitStages": ["RequestReceived"],
             "rules": [
+                {"level": "None", "resources": [{"group": "coordination.k8s.io"}]},
                 {
                     "level": "Metadata",
                     "users": [CONTROLLER_USER],
@@ -178,7 +179,23 @@ class ControlPlane(ApiServer):
         return f"{api}/namespaces/{namespace}/{plural}"
 
     def audited(self) -> list[Manifest]:
-        """Return every write of the controller so far, but for its Lease."""
+        """Return every write of the controller so far, but for its Lease, in the order in which they were received.
+
+        Whatever has changed in the cluster when this is called is among them. The event that tells how a request
+        ended is noted after the answer is out; the one of its receipt before anything is done, as the log blocks
+        (k8s.io/apiserver/pkg/endpoints/filters/audit.go). So those received until now are waited for.
+        """
+        self._read_audit()
+        received = [*self._audited]
+
+        def answered() -> bool:
+            self._read_audit()
+            return all(self._audited[request] for request in received)
+
+        wait_for(answered, "the controller's requests to be answered", dump=lambda: self.log("audit"))
+        return [event for request in received if (event := self._audited[request])]
+
+    def _read_audit(self) -> None:
         path = self.directory / "audit.log"
         if path.exists():
             with path.open("rb") as log:
@@ -187,9 +204,14 @@ class ControlPlane(ApiServer):
                     if line.endswith(b"\n"):
                         self._audit_read += len(line)
                         event = json.loads(line)
-                        if event["objectRef"]["resource"] != "leases":
-                            self._audit.append(event)
-        return self._audit
+                        received = event["stage"] == "RequestReceived"
+                        self._audited[event["auditID"]] = None if received else event
+
+    def stop_apiserver(self) -> None:
+        """End the API server at once, as a crash does; what it has not answered it never will."""
+        super().stop_apiserver()
+        self._read_audit()
+        self._audited = {request: event for request, event in self._audited.items() if event}
 
     def compact(self) -> None:
         """Throw away etcd's history, so that every older resourceVersion is expired (410)."""

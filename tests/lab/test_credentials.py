@@ -53,7 +53,7 @@ def test_the_user_gets_the_hosts_port(tmp_path: Path, credentials: Credentials) 
 def test_no_key_is_readable_by_others(tmp_path: Path, credentials: Credentials) -> None:
     """Every file that is written is its owner's alone."""
     credentials.write_control_plane(1)
-    credentials.write_agent_server("a")
+    credentials.write_node_servers("a", "172.30.1.1")
     credentials.write_controller("t")
     credentials.write_node_clients("a", TOKENS, through_agent=True)
     modes = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}

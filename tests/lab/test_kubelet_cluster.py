@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from sitegrid.lab.binaries import ensure_binaries
 from sitegrid.lab.kubelet.network import link_name
 from sitegrid.lab.kubelet.sandbox import enter_argv
+from sitegrid.lab.pki import Authority
 from tests.support.processes import start
 
 pytestmark = pytest.mark.cluster
@@ -112,6 +113,8 @@ class Cluster:
             *(sys.executable, "-m", "sitegrid.lab.kubelet", f"--node-name={NODE}", f"--labels={labels}"),
             *(f"--node-ip={NODE_IP}", f"--pod-cidr={POD_CIDR}", "--cluster-dns=169.254.20.10"),
             *(f"--kubeconfig={self.directory}/node.kubeconfig", f"--pods-dir={self.directory}/pods"),
+            *(f"--tls-cert-file={self.directory}/kubelet.crt", f"--client-ca-file={self.directory}/kubelet.crt"),
+            f"--tls-private-key-file={self.directory}/kubelet.key",
         )
 
     def stop_kubelet(self, *, kill: bool = False) -> None:
@@ -136,6 +139,9 @@ class Cluster:
         (self.directory / "tokens.csv").write_text(
             f'admin-token,admin,admin,"system:masters"\nnode-token,system:node:{NODE},{NODE},"system:nodes"\n'
         )
+        kubelet = Authority().server("kubelet", [], [NODE_IP])
+        (self.directory / "kubelet.crt").write_bytes(kubelet.certificate)
+        (self.directory / "kubelet.key").write_bytes(kubelet.key)
         for user, token in (("admin", "admin-token"), ("node", "node-token")):
             cluster = {"server": f"https://{NODE_IP}:6443", "certificate-authority": "pki/apiserver.crt"}
             document = {

@@ -18,7 +18,7 @@ GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
 def connection() -> HttpConnection:
     """Return a connection whose answers are `BODY`."""
-    return HttpConnection(lambda: BODY)
+    return HttpConnection(lambda: BODY, lambda _: None)
 
 
 def request(body: bytes, chunks: int) -> bytes:
@@ -75,6 +75,15 @@ def test_client_that_wants_no_keep_alive(text: bytes) -> None:
     server = connection()
     assert b"Connection: close" in server.receive(text)
     assert server.closed
+
+
+def test_each_answer_is_logged() -> None:
+    """Method, path, status and client are told, also of what is no HTTP, and nothing that moves a cursor."""
+    told: list[str] = []
+    server = HttpConnection(lambda: BODY, told.append)
+    server.receive(b"GET /a?b HTTP/1.1\r\nUser-Agent: Curl/8\r\n\r\n" + GET)
+    server.receive(b"HEAD /fail\x1b[2J HTTP/1.1\r\nUser-Agent: " + b"x" * 999 + b"\r\n\r\nnonsense\r\n\r\n")
+    assert told == ["GET /a?b 200 Curl/8", "GET / 200 -", f"HEAD /fail\\x1b[2J 503 {'x' * 256}", "- - 400 -"]
 
 
 def test_draining_connection_closes_after_the_next_answer() -> None:

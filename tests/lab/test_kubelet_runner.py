@@ -45,7 +45,7 @@ class Bench:
             address="127.0.0.1",
             restart_policy=policy,
             grace=30,
-            log=self.directory / "log",
+            directory=self.directory,
             changed=self._changes.set,
             backoff=backoff,
         )

@@ -49,7 +49,7 @@ class Server:
             return b""
         body = {"pod": pod, "node": f"node-of-{pod}", "nodeLabels": {"zone": "a"}}
         text = "hello" if pod == "foreign" else json.dumps(body)
-        return HttpConnection(text.encode).receive(data)
+        return HttpConnection(text.encode, lambda _: None).receive(data)
 
     def close(self) -> None:
         """End the thread."""

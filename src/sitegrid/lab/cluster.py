@@ -187,7 +187,7 @@ class Cluster:
         self._layout.pods(node.name).mkdir(parents=True)
         corefile = self._layout.node(node.name) / "Corefile"
         corefile.write_text(self._components.corefile(node.name), encoding="utf-8")
-        self._credentials.write_agent_server(node.name)
+        self._credentials.write_node_servers(node.name, member.addresses.lan)
         return member
 
     def _start_clients(self, member: Member) -> None:

@@ -66,6 +66,10 @@ class Components:
             f"--service-account-issuer=https://kubernetes.default.svc.{addresses.CLUSTER_DOMAIN}",
             f"--service-account-signing-key-file={pki / 'service-accounts.key'}",
             f"--service-account-key-file={pki / 'service-accounts.pub'}",
+            f"--kubelet-certificate-authority={pki / 'ca.crt'}",
+            f"--kubelet-client-certificate={pki / 'kubelet-client.crt'}",
+            f"--kubelet-client-key={pki / 'kubelet-client.key'}",
+            "--kubelet-preferred-address-types=InternalIP",  # nobody resolves the nodes' names here
             "--allow-privileged=true",  # as on most clusters, so that any manifest applies
             "--profiling=false",
         )
@@ -106,6 +110,7 @@ class Components:
     def kubelet(self, node: Node, place: NodeAddresses) -> ProcessSpec:
         """Return the lab kubelet of `node`."""
         labels = ",".join(f"{key}={value}" for key, value in node.labels.items())
+        directory = self._layout.node(node.name)
         return self._on_node(
             "kubelet",
             node.name,
@@ -118,7 +123,10 @@ class Components:
             f"--pod-cidr={place.pod_cidr}",
             f"--cluster-dns={addresses.CLUSTER_DNS}",
             f"--cluster-domain={addresses.CLUSTER_DOMAIN}",
-            f"--kubeconfig={self._layout.node(node.name) / 'kubelet.kubeconfig'}",
+            f"--kubeconfig={directory / 'kubelet.kubeconfig'}",
+            f"--tls-cert-file={directory / 'kubelet.crt'}",
+            f"--tls-private-key-file={directory / 'kubelet.key'}",
+            f"--client-ca-file={self._layout.pki / 'ca.crt'}",
             f"--pods-dir={self._layout.pods(node.name)}",
         )
 

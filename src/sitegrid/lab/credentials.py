@@ -2,7 +2,7 @@
 
 The control plane presents client certificates; sitegrid's controller and agents, kube-proxy and CoreDNS present
 tokens of their own ServiceAccounts, as they do on real clusters, and kubelets those of `nodetokens`. The cluster
-calls `write_control_plane` before anything starts, `write_agent_server` per node, and `write_node_clients` for a new
+calls `write_control_plane` before anything starts, `write_node_servers` per node, and `write_node_clients` for a new
 node and when one is switched between agent and API server. Held by ``tests/lab/test_credentials.py``.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from sitegrid.lab import addresses
+from sitegrid.lab.kubelet.listener import API_SERVER
 from sitegrid.lab.layout import Layout
 from sitegrid.lab.pki import (
     Authority,
@@ -61,9 +62,9 @@ class Credentials:
     def write_control_plane(self, port: int) -> None:
         """Write what the control plane reads, and the user's kubeconfig for the host's `port`."""
         pki = self._layout.pki
-        self._write_pair("ca", self._authority.pair)
+        self._write_pair("pki/ca", self._authority.pair)
         self._write_pair(
-            "apiserver",
+            "pki/apiserver",
             self._authority.server(
                 "kube-apiserver",
                 [
@@ -76,6 +77,7 @@ class Credentials:
                 ["127.0.0.1", addresses.API_SERVER, addresses.KUBERNETES_SERVICE],
             ),
         )
+        self._write_pair("pki/kubelet-client", self._authority.client(API_SERVER))
         tokens = service_account_keys()
         write_private(pki / "service-accounts.pub", tokens.certificate)
         write_private(pki / "service-accounts.key", tokens.key)
@@ -105,15 +107,14 @@ class Credentials:
             server = addresses.AGENT_URL if through_agent else addresses.API_SERVER_URL
             self._write(f"nodes/{node}/{client}.kubeconfig", server, {"token": tokens[client]})
 
-    def write_agent_server(self, node: str) -> None:
-        """Write the certificate that the node's agent shows to its clients."""
-        pair = self._authority.server(f"agent@{node}", ["localhost"], ["127.0.0.1"])
-        write_private(self._layout.node(node) / "agent.crt", pair.certificate)
-        write_private(self._layout.node(node) / "agent.key", pair.key)
+    def write_node_servers(self, node: str, address: str) -> None:
+        """Write the certificates that the node's agent shows to its clients, its kubelet to the API server."""
+        self._write_pair(f"nodes/{node}/agent", self._authority.server(f"agent@{node}", ["localhost"], ["127.0.0.1"]))
+        self._write_pair(f"nodes/{node}/kubelet", self._authority.server(f"system:node:{node}", [], [address]))
 
     def _write(self, path: str, server: str, user: dict[str, str]) -> None:
         write_kubeconfig(self._layout.root / path, server=server, user=user, ca=self._authority.pair.certificate)
 
-    def _write_pair(self, name: str, pair: KeyPair) -> None:
-        write_private(self._layout.pki / f"{name}.crt", pair.certificate)
-        write_private(self._layout.pki / f"{name}.key", pair.key)
+    def _write_pair(self, path: str, pair: KeyPair) -> None:
+        write_private(self._layout.root / f"{path}.crt", pair.certificate)
+        write_private(self._layout.root / f"{path}.key", pair.key)

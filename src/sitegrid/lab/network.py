@@ -80,6 +80,8 @@ def create_node(node: str, addresses: NodeAddresses, others: Iterable[tuple[str,
             f"link set {wan} addrgenmode none up",
             *_join_wan(wan),
             f"neighbour replace {addresses.wan} lladdr {addresses.wan_mac} dev wan nud permanent",
+            # The API server finds the kubelet at the node's LAN address, and only over the WAN.
+            f"route replace {addresses.lan}/32 via {addresses.wan} dev wan",
         ]
     )
     _ip(

@@ -20,6 +20,7 @@ from sitegrid.kube.client import Client
 from sitegrid.kube.config import ConfigError, load_config
 from sitegrid.lab.kubelet import network
 from sitegrid.lab.kubelet.addresses import AddressPool
+from sitegrid.lab.kubelet.listener import Listener, server_context
 from sitegrid.lab.kubelet.manager import PodManager
 from sitegrid.lab.kubelet.node import KUBELET_VERSION, NodeAgent
 from sitegrid.lab.kubelet.sandbox import DnsSettings
@@ -54,6 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cluster-domain", default="cluster.local")
     parser.add_argument("--kubeconfig", required=True)
     parser.add_argument("--pods-dir", required=True, type=Path)
+    parser.add_argument("--tls-cert-file", required=True, type=Path, help="what the kubelet shows to the API server")
+    parser.add_argument("--tls-private-key-file", required=True, type=Path)
+    parser.add_argument("--client-ca-file", required=True, type=Path, help="who signs what the API server shows")
     parser.add_argument("-v", "--verbose", action="store_true")
     return parser
 
@@ -63,6 +67,9 @@ async def run(args: argparse.Namespace) -> None:
     network.prepare_node()
     args.pods_dir.mkdir(parents=True, exist_ok=True)
     labels_file = args.pods_dir / LABELS_FILE
+    listener = Listener(
+        args.pods_dir, server_context(args.tls_cert_file, args.tls_private_key_file, args.client_ca_file)
+    )
     async with Client(load_config(args.kubeconfig), timeout=REQUEST_TIMEOUT, user_agent=USER_AGENT) as client:
         host = Host(
             node_name=args.node_name,
@@ -82,7 +89,8 @@ async def run(args: argparse.Namespace) -> None:
             labels_file=labels_file,
         )
         gc.freeze()  # what is loaded by now stays: the collector need not walk it again and again
-        tasks = [asyncio.create_task(node.run()), asyncio.create_task(PodManager(host).run())]
+        parts = (node.run(), PodManager(host).run(), listener.run(args.node_ip))
+        tasks = [asyncio.create_task(part) for part in parts]
         stop = asyncio.create_task(_signalled())
         try:
             done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)

@@ -26,6 +26,7 @@ from sitegrid.kube.objects import identity
 from sitegrid.kube.reflector import Reflector
 from sitegrid.kube.resources import LEASES, NODES
 from sitegrid.kube.store import Store
+from sitegrid.lab.kubelet.listener import PORT
 from sitegrid.lab.kubelet.status import differs, timestamp
 
 _log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ def node_status(name: str, node_ip: str, before: Mapping[str, Any], now: str) ->
         "capacity": dict(_CAPACITY),
         "allocatable": dict(_CAPACITY),
         "conditions": conditions,
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": PORT}},
         "nodeInfo": {
             "architecture": architecture(),
             "bootID": boot_id,

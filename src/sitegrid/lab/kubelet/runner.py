@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sitegrid.lab.kubelet import containers, probes
+from sitegrid.lab.kubelet import containers, logs, probes
 from sitegrid.lab.kubelet.containers import Process, StartError
 from sitegrid.lab.kubelet.record import RUNNING, TERMINATED, WAITING, ContainerRecord
 from sitegrid.lab.kubelet.status import terminated, timestamp
@@ -62,7 +62,7 @@ class ContainerRunner:
         address: str,
         restart_policy: str,
         grace: float,
-        log: Path,
+        directory: Path,
         changed: Callable[[], None],
         backoff: CrashBackoff | None = None,
     ) -> None:
@@ -73,7 +73,7 @@ class ContainerRunner:
         self._address = address
         self._restart_policy = container.get("restartPolicy") or restart_policy
         self._grace = grace
-        self._log = log
+        self._directory = directory
         self._changed = changed
         self._backoff = backoff or CrashBackoff()
         self._unhealthy: asyncio.Future[probes.Probe] | None = None
@@ -116,7 +116,8 @@ class ContainerRunner:
     async def _start_and_watch(self) -> None:
         if self.record.finished_at:
             self.record.restart_count += 1
-        process = self.process = containers.spawn(self._argv, self._log)
+        log = logs.begin(self._directory, self.container["name"], self.record.restart_count)
+        process = self.process = containers.spawn(self._argv, log)
         self.record.pid, self.record.start_ticks = process.pid, process.start_ticks
         self._changed()  # saves the record: only now may the process go on
         try:

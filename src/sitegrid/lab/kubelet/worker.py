@@ -21,7 +21,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from sitegrid.kube.backoff import Backoff
 from sitegrid.kube.client import Client
@@ -38,9 +38,6 @@ from sitegrid.lab.kubelet.runner import ContainerRunner, utc_now
 from sitegrid.lab.kubelet.sandbox import DnsSettings
 
 _log = logging.getLogger(__name__)
-
-CONTAINER_LOG: Final = "containers.log"
-"""File in the pod's directory with what its container processes wrote to stderr."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +196,7 @@ class PodWorker:
             address=self._record.address,
             restart_policy=pod["spec"].get("restartPolicy", "Always"),
             grace=self._grace(),
-            log=self._directory / CONTAINER_LOG,
+            directory=self._directory,
             changed=self._changed,
         )
 

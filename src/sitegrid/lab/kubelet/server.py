@@ -1,0 +1,105 @@
+"""What the kubelet answers to the API server: a container's log.
+
+`listener` hands it the connections. Paths and parameters are the kubelet's (pkg/kubelet/server). All that is to be
+known of a pod is in its directory, so nothing is asked of the pod's worker. An error is a sentence as plain text,
+which kubectl shows. Held by ``tests/lab/test_kubelet_server.py`` and, with real kubectl, by
+``tests/e2e/test_kubectl.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from aiohttp import web
+
+from sitegrid.lab.kubelet import containers, logs, record, sandbox
+from sitegrid.lab.kubelet.listener import API_SERVER
+from sitegrid.lab.kubelet.record import ContainerRecord
+
+
+def make_server(pods_dir: Path) -> web.Server:
+    """Return what makes a protocol of each connection; call it on the loop."""
+    return web.Server(_Handler(pods_dir).answer, handler_cancellation=True, access_log=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Container:
+    """The container that a request names, as it is at this moment."""
+
+    directory: Path
+    """The pod's."""
+    name: str
+    state: ContainerRecord
+
+    def running(self) -> bool:
+        """Tell whether the process of that moment still runs."""
+        return bool(self.state.start_ticks) and containers.start_ticks(self.state.pid) == self.state.start_ticks
+
+
+class _Handler:
+    """Answers requests about the pods in `pods_dir`."""
+
+    def __init__(self, pods_dir: Path) -> None:
+        self._pods_dir = pods_dir
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        if _client(request) != API_SERVER:
+            raise _error(403, "only the API server may ask a kubelet")
+        match request.path.split("/")[1:]:
+            case ["containerLogs", namespace, pod, container] if request.method == "GET":
+                return await _logs(request, self._container(namespace, pod, container))
+        raise _error(404, f"the lab's kubelet does not serve {request.method} {request.path}")
+
+    def _container(self, namespace: str, pod: str, name: str) -> _Container:
+        directory = self._pods_dir / sandbox.directory_name(namespace, pod)
+        found = record.load(directory)
+        if found is None:
+            raise _error(404, f'pod "{namespace}/{pod}" does not run on this node')
+        state = found.containers.get(name)
+        if state is None:
+            raise _error(
+                400, f'container "{name}" in pod "{namespace}/{pod}" is not one that the lab\'s kubelet runs'
+            )
+        return _Container(directory, name, state)
+
+
+def _client(request: web.BaseRequest) -> str | None:
+    """Return the common name in the client's certificate, which TLS has verified."""
+    certificate = request.get_extra_info("peercert") or {}
+    names = dict(pair for attributes in certificate.get("subject", ()) for pair in attributes)
+    return names.get("commonName")
+
+
+def _error(status: int, reason: str) -> web.HTTPException:
+    """Return the answer that refuses a request."""
+    kinds = {400: web.HTTPBadRequest, 403: web.HTTPForbidden, 404: web.HTTPNotFound}
+    return kinds[status](text=reason)
+
+
+async def _logs(request: web.BaseRequest, container: _Container) -> web.StreamResponse:
+    """Send what is wanted of a container's log, and with ``follow`` what comes until the container ends."""
+    try:
+        options = logs.parse_options(request.query, datetime.now(UTC))
+    except logs.LogError as error:
+        raise _error(400, str(error)) from error
+    run = container.state.restart_count - options.previous
+    if run < 0:
+        raise _error(400, f'previous terminated container "{container.name}" not found')
+    running = (lambda: False) if options.previous else container.running
+    log = logs.log_path(container.directory, container.name, run)
+    async with contextlib.aclosing(logs.read(log, options, running)) as parts:
+        try:
+            first = await anext(parts)
+        except FileNotFoundError:
+            raise _error(400, f'container "{container.name}" is waiting to start: {container.state.reason}') from None
+        response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+        await response.prepare(request)
+        await response.write(first)
+        async for part in parts:
+            await response.write(part)
+        await response.write_eof()
+    return response

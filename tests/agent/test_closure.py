@@ -9,8 +9,11 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
+
+from sitegrid.wire.labels import label_value
 
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 
@@ -285,6 +288,36 @@ async def test_a_grids_service_is_only_where_its_key_is(site: Any, api: Any, obj
     api.delete(objects.nodes, "n1", "")
     assert sorted(await watch.summary(2)) == [("DELETED", "always"), ("DELETED", "other")]
     assert await site.names(objects.services) == ["p"]
+
+
+async def test_services_of_other_keys_are_not_asked_for(site: Any, api: Any, objects: Any) -> None:
+    """They cost the node nothing: it asks for those of its labels, also for one whose name is no label's value."""
+    api.put(objects.nodes, objects.node("n1", **{"example.com/site": "a", "zone": "u1", "none": ""}))
+    slashed = label_value("example.com/site")
+    for name, key in (("web", "zone"), ("slashed", slashed), ("other", "rack"), ("valueless", "none")):
+        api.put(objects.services, _grid_service(name, key))
+    await objects.eventually(lambda: slashed in site.hub.node.keys)
+    assert await site.names(objects.services) == ["slashed", "web"]
+    asked = [
+        parse_qs(target.partition("?")[2]) for _, target, _ in api.requests if target.startswith(objects.services)
+    ]
+    selectors = {query["labelSelector"][0] for query in asked}
+    assert selectors == {"!tkeedge.io/grid-uniq-key", f"tkeedge.io/grid-uniq-key in ({slashed},zone)"}
+
+
+async def test_services_that_stay_are_not_told_of_when_the_keys_change(site: Any, api: Any, objects: Any) -> None:
+    """What changes while the next keys' Services are listed is told once, from whichever source says it first."""
+    api.put(objects.services, _grid_service("web", "zone"))
+    api.put(objects.services, _grid_service("other", "rack"))
+    _, watch = await site.list_and_watch(objects.services)
+    api.put(objects.nodes, objects.node("n1", zone="u1", rack="r1"))
+    assert await watch.summary(1) == [("ADDED", "other")]
+    api.put(objects.services, _grid_service("web", "zone"))
+    assert await watch.summary(1) == [("MODIFIED", "web")]
+    api.put(objects.nodes, objects.node("n1", zone="u1"))
+    assert await watch.summary(1) == [("DELETED", "other")]
+    api.delete(objects.services, "web")
+    assert await watch.summary(1) == [("DELETED", "web")]
 
 
 async def test_a_changed_grids_service_is_one_event(site: Any, api: Any, objects: Any) -> None:

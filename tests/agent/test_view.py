@@ -14,7 +14,7 @@ from sitegrid.agent.view import View, ViewKey
 from sitegrid.wire.codec import Item
 from sitegrid.wire.jsoncodec import JSON
 from sitegrid.wire.labels import GRID_UNIQ_KEY, MANAGED_BY, SITEGRID, UNIT, UNIT_SERVICE_NAME
-from sitegrid.wire.resources import ENDPOINTSLICES
+from sitegrid.wire.resources import ENDPOINTSLICES, SERVICES, Resource
 
 
 class StubSource:
@@ -58,11 +58,10 @@ class StubNode:
 class Stage:
     """A view between stub sources."""
 
-    def __init__(self) -> None:
+    def __init__(self, resource: Resource = ENDPOINTSLICES) -> None:
         self.node = StubNode("zone.u1")
         self.sources: dict[SourceKey, StubSource] = {}
-        self.grid_objects: dict[str, dict[str, Item]] = {}
-        key = ViewKey(ENDPOINTSLICES, "", "", "", JSON)
+        key = ViewKey(resource, "", "", "", JSON)
         self.view = View(key, self.node, self._acquire, lambda source: None)  # type: ignore[arg-type]
 
     def _acquire(self, key: SourceKey) -> Any:
@@ -74,6 +73,11 @@ class Stage:
     def plain(self) -> StubSource:
         """Return the source of what is no grid's."""
         return next(source for key, source in self.sources.items() if key.labels.startswith("!"))
+
+    def move(self, *units: str) -> None:
+        """Have the node in other units from now on."""
+        self.node.units, self.node.keys = StubNode(*units).units, StubNode(*units).keys
+        self.view.units_changed()
 
     @property
     def grid(self) -> StubSource:
@@ -267,3 +271,41 @@ def test_a_list_that_is_late_does_not_take_back_what_was_told() -> None:
     former.put(_item("old", 8, "zone.u1"))
     assert stage.view.log.end == end
     assert set(stage.view.items) == {"ns/g", "ns/new"}
+
+
+def _service(name: str, rv: int, key: str) -> Item:
+    meta = {"name": name, "namespace": "ns", "resourceVersion": str(rv), "labels": {GRID_UNIQ_KEY: key}}
+    return JSON.item(json.dumps({"metadata": meta, "spec": {}}).encode())
+
+
+def test_services_of_next_keys_do_not_take_back_what_was_told() -> None:
+    """Their source was listed before the former's last event: it is read once it has that event, and others' not."""
+    stage = Stage(SERVICES)
+    former = next(source for key, source in stage.sources.items() if key.labels == f"{GRID_UNIQ_KEY} in (zone)")
+    former.put(_service("web", 5, "zone"))
+    key = stage.view.key.services_source({"zone", "rack"})
+    assert key is not None
+    late = stage._acquire(key)
+    late.listed = False
+    stage.move("zone.u1", "rack.r1")
+    former.put(_service("web", 7, "zone"))
+    former.put(_service("away", 9, "host"))
+    late.objects |= {item.key: item for item in (_service("web", 5, "zone"), _service("other", 4, "rack"))}
+    late.listed, late.rv = True, 6
+    stage.view.source_progressed(late)
+    assert {item.key: item.rv for item in stage.view.items.values()} == {"ns/web": 7}
+    late.put(_service("web", 7, "zone"))
+    assert {item.key: item.rv for item in stage.view.items.values()} == {"ns/web": 7, "ns/other": 4}
+    assert [json.loads(event)["type"] for event in stage.view.log.read(stage.view.log.end - 1)] == ["ADDED"]
+
+
+def test_services_of_a_lost_key_go_before_the_next_keys_are_known() -> None:
+    """A node that changes its keys is closed at once, and opened when the others' Services are listed."""
+    stage = Stage(SERVICES)
+    former = next(source for key, source in stage.sources.items() if key.labels == f"{GRID_UNIQ_KEY} in (zone)")
+    former.put(_service("web", 5, "zone"))
+    key = stage.view.key.services_source({"rack"})
+    assert key is not None
+    stage._acquire(key).listed = False
+    stage.move("rack.r1")
+    assert not stage.view.items

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 from typing import Final, NamedTuple, Protocol
 
+from sitegrid.agent.followed import Followed
 from sitegrid.agent.node import NodeUnits
 from sitegrid.agent.source import Source, SourceKey
 from sitegrid.wire.codec import Codec, CodecError, Item
@@ -66,13 +67,8 @@ class Patches:
         self.listeners: list[Listener] = []
         self._node = node
         self._source_key = source_key
-        self._acquire = acquire
-        self._release = release
         self._needed = False
-        self._source: Source | None = None
-        self._next: Source | None = None
-        self._told_rv = 0
-        """The newest resourceVersion at which an own unit's patch came, changed or went since the units changed."""
+        self._slices = Followed(self, acquire, release, self._switched)
         self._found: dict[str, dict[str, _Found]] = {}
         """By Service, then by slice."""
         self._service_of: dict[str, str] = {}
@@ -86,7 +82,11 @@ class Patches:
     @property
     def ready(self) -> bool:
         """Whether all patches are known."""
-        return self._node.known and self._next is None and (self._source is None or self._source.synced)
+        return self._node.known and self._slices.next is None and (self._source is None or self._source.synced)
+
+    @property
+    def _source(self) -> Source | None:
+        return self._slices.source
 
     @property
     def rv(self) -> int:
@@ -97,17 +97,7 @@ class Patches:
         """Read the slices of the node's present units; what is of former ones counts no more from now on."""
         if not self._needed or not self._node.known:
             return
-        self._told_rv = 0
-        wanted = self._source_key(self._node.units)
-        if self._next is not None:
-            self._drop(self._next)
-            self._next = None
-        if wanted is None:
-            self._switch(None)
-        elif self._source is None or self._source.key != wanted:
-            self._next = self._acquire(wanted)
-            self._next.listeners.append(self)
-            self._switch_to_next()
+        self._slices.follow(self._source_key(self._node.units), shown=self._source is not None)
         self._tell(self._found)
 
     def current(self, key: str, unique_key: str) -> _Found:
@@ -126,29 +116,17 @@ class Patches:
             if service is not None:
                 item = source.objects.get(key) or deleted
                 if item is not None and PROTOBUF.labels(item).get(UNIT) in self._node.units:
-                    self._told_rv = item.rv
+                    self._slices.note(item.rv)
                 self._tell([service])
-        self._switch_to_next()
+        self._slices.progress(shown=self._source is not None)
 
     def source_progressed(self, source: Source) -> None:
         """The slices may be known now."""
-        self._switch_to_next()
+        self._slices.progress(shown=self._source is not None)
 
-    def _switch_to_next(self) -> None:
-        """Read from the next source once it is as new as what was shown; from the first one as soon as it has any."""
-        source = self._next
-        if source is not None and (
-            source.synced if self._source is None else source.listed and source.rv >= self._told_rv
-        ):
-            self._next = None
-            self._switch(source)
-
-    def _switch(self, source: Source | None) -> None:
-        old, self._source = self._source, source
-        keys = {*self._service_of, *(source.objects if source is not None else ())}
-        changed = {self._read(key) for key in keys}
-        if old is not None:
-            self._drop(old)
+    def _switched(self) -> None:
+        source = self._source
+        changed = {self._read(key) for key in {*self._service_of, *(source.objects if source is not None else ())}}
         self._tell({service for service in changed if service is not None})
 
     def _read(self, key: str) -> str | None:
@@ -172,10 +150,6 @@ class Patches:
     def _tell(self, keys: Collection[str]) -> None:
         for listener in tuple(self.listeners):
             listener.services_patched(keys)
-
-    def _drop(self, source: Source) -> None:
-        source.listeners.remove(self)
-        self._release(source)
 
 
 class PatchedServices:

@@ -2,8 +2,8 @@
 
 A view of what is not guarded is the plain source of a client's credential and nothing else. Others read up to three
 sources. *plain* holds what is no grid's, filtered by the API server with the client's own selectors. *slices* holds
-unit slices of the node's units, *services* the Services of grids; they are shown with rewritten labels, or made into
-Endpoints, and only then held against the client's selectors. Whatever happens (an event, a relist, a relabelled
+unit slices of the node's units, *services* grids' Services of its keys; they are shown with rewritten labels, or made
+into Endpoints, and only then held against the client's selectors. Whatever happens (an event, a relist, a relabelled
 node), the view works out anew what a client should see under one key and compares that with what it saw: so what
 stayed is never touched, and the order in which the sources speak does not matter.
 
@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Final, NamedTuple
 
 from sitegrid.agent.eventlog import EventLog
+from sitegrid.agent.followed import Followed
 from sitegrid.agent.node import NodeUnits
 from sitegrid.agent.patches import PatchedServices, Patches
 from sitegrid.agent.source import Refused, Source, SourceKey
@@ -69,16 +70,22 @@ class ViewKey(NamedTuple):
             labels = f"{labels},!{GRID_UNIQ_KEY}" if labels else f"!{GRID_UNIQ_KEY}"
         return SourceKey(self.resource, self.namespace, labels, self.fields, self.codec, identity=self.identity)
 
-    def services_source(self) -> SourceKey | None:
-        """Return what to ask for to know grids' Services, where they are needed."""
-        if self.resource is SERVICES:
-            return SourceKey(SERVICES, self.namespace, GRID_UNIQ_KEY, "", self.codec)
-        return SourceKey(SERVICES, "", GRID_UNIQ_KEY, "", PROTOBUF) if self.resource is ENDPOINTS else None
+    def services_source(self, keys: Iterable[str]) -> SourceKey | None:
+        """Return what to ask for to know grids' Services of unique `keys`; None where there are none, or no need.
+
+        Endpoints need those of all keys: what has the name of a grid's Service is not shown where that is not.
+        """
+        values = ",".join(sorted(keys))
+        if self.resource is ENDPOINTS:
+            return SourceKey(SERVICES, "", GRID_UNIQ_KEY, "", PROTOBUF)
+        if not values or self.resource is not SERVICES:
+            return None
+        return SourceKey(SERVICES, self.namespace, f"{GRID_UNIQ_KEY} in ({values})", "", self.codec)
 
     def slices_source(self, units: Iterable[str]) -> SourceKey | None:
         """Return what to ask for to know the slices of `units`; None where they are not needed, or there are none.
 
-        Endpoints are made from the same slices and Services, in all namespaces, that kube-proxy has the agent keep.
+        Endpoints are made from the same slices, in all namespaces, that kube-proxy has the agent keep.
         """
         ids = ",".join(sorted(units))
         if not ids or self.resource not in (ENDPOINTSLICES, ENDPOINTS):
@@ -121,21 +128,21 @@ class View:
         self._labels = LabelSelector(key.labels)
         self._fields = FieldSelector(key.fields)
         self._node = node
-        self._acquire = acquire
         self._release = release
         self._grid_keys: set[str] = set()
         self._service_of: dict[str, str] = {}
         """The key of each unit slice's Service, by the slice's key."""
-        self._slices_rv = 0
-        """The newest resourceVersion of an own unit's slice since the units changed."""
         self._first_rv: float = 0
         self._rv = 0
         self._snapshots: dict[str, tuple[int, list[Item]]] = {}
         self._waiters: list[asyncio.Future[None]] = []
-        self._slices: Source | None = None
-        self._next_slices: Source | None = None
-        self._services = self._listen_to(key.services_source())
-        self._plain = self._listen_to(key.plain_source())
+        self._slices = Followed(self, acquire, release, self._slices_switched)
+        self._services = Followed(self, acquire, release, self._refresh_grids)
+        self._plain: Source | None = None
+        plain = key.plain_source()
+        if plain is not None:
+            self._plain = acquire(plain)
+            self._plain.listeners.append(self)
         self._patches = patches if key.resource is SERVICES else None
         if self._patches is not None:
             self._patches.need()
@@ -145,26 +152,18 @@ class View:
 
     def close(self) -> None:
         """Let the sources go."""
-        for source in (*self._sources(), self._next_slices):
-            self._drop(source)
+        self._slices.close()
+        self._services.close()
+        if self._plain is not None:
+            self._plain.listeners.remove(self)
+            self._release(self._plain)
         if self._patches is not None:
             self._patches.listeners.remove(self)
         self._wake()
 
     def _sources(self) -> list[Source]:
-        return [source for source in (self._plain, self._services, self._slices) if source is not None]
-
-    def _listen_to(self, key: SourceKey | None) -> Source | None:
-        if key is None:
-            return None
-        source = self._acquire(key)
-        source.listeners.append(self)
-        return source
-
-    def _drop(self, source: Source | None) -> None:
-        if source is not None:
-            source.listeners.remove(self)
-            self._release(source)
+        sources = (self._plain, self._services.source, self._slices.source)
+        return [source for source in sources if source is not None]
 
     # What the node and the sources tell.
     def units_changed(self) -> None:
@@ -174,46 +173,28 @@ class View:
             return
         if not self._node.known:
             return
-        if self.ready:
-            self._refresh(self._of_grids())
-            self._slices_rv = 0
-        wanted = self.key.slices_source(self._node.units)
-        self._drop(self._next_slices)
-        self._next_slices = None
-        if wanted is None:
-            self._switch(None)
-        elif self._slices is None or self._slices.key != wanted:
-            self._next_slices = self._listen_to(wanted)
-            self._switch_to_next()
+        self._refresh_grids()
+        self._slices.follow(self.key.slices_source(self._node.units), shown=self.ready)
+        self._services.follow(self.key.services_source(self._node.keys), shown=self.ready)
         self._become_ready()
 
-    def _of_grids(self) -> list[str]:
-        """Return the keys under which a grid has or had an object here."""
-        source = self._slices if self.key.resource is ENDPOINTSLICES else self._services
-        return sorted(self._grid_keys.union(source.objects if source is not None else ()))
+    def _grids(self) -> Source | None:
+        """Return the source of those objects of grids that are shown here."""
+        return (self._slices if self.key.resource is ENDPOINTSLICES else self._services).source
 
-    def _switch_to_next(self) -> None:
-        """Read from the next source of slices as soon as it lacks nothing that clients were shown.
+    def _refresh_grids(self) -> None:
+        """Work out anew whatever a grid has or had here."""
+        if self.ready:
+            source = self._grids()
+            self._refresh(sorted(self._grid_keys.union(source.objects if source is not None else ())))
 
-        What it has from the disk, or what the former source told while this one was listing, may be older.
-        """
-        source = self._next_slices
-        if source is None:
-            return
-        if (source.listed and source.rv >= self._slices_rv) if self.ready else source.synced:
-            self._next_slices = None
-            self._switch(source)
-
-    def _switch(self, source: Source | None) -> None:
-        """Read from another source of slices from now on, and tell the difference."""
-        old, self._slices = self._slices, source
-        self._drop(old)
+    def _slices_switched(self) -> None:
         self._service_of.clear()
+        source = self._slices.source
         if source is not None and self.key.resource is not ENDPOINTSLICES:
             for key, item in source.objects.items():
                 self._note_service(source, key, item)
-        if self.ready:
-            self._refresh(self._of_grids())
+        self._refresh_grids()
 
     def _note_service(self, source: Source, key: str, item: Item | None) -> set[str]:
         """Remember whose slice `key` is from now on; return the keys of the Services that are concerned."""
@@ -226,28 +207,38 @@ class View:
 
     def source_changed(self, source: Source, key: str, deleted: Item | None) -> None:
         """Object `key` of a source changed."""
-        if source is self._next_slices:
-            self._switch_to_next()
+        if source in (self._slices.next, self._services.next):
+            self._progress()
             return
         keys = {key}
-        if source is self._slices:
-            self._note_slice(source, source.objects.get(key) or deleted)
-            if self.key.resource is not ENDPOINTSLICES:
-                keys = self._note_service(source, key, source.objects.get(key))
+        self._note(source, source.objects.get(key) or deleted)
+        if source is self._slices.source and self.key.resource is not ENDPOINTSLICES:
+            keys = self._note_service(source, key, source.objects.get(key))
         if self.ready:
             self._refresh(sorted(keys), deleted if source.key.resource is self.key.resource else None)
             self._wake()
 
-    def _note_slice(self, source: Source, item: Item | None) -> None:
-        if self._next_slices is None or item is None:
+    def _note(self, source: Source, item: Item | None) -> None:
+        """Note that clients hear of an object of the present units or keys, while others' source is waited for."""
+        if item is None or not self._switching:
             return
-        if source.key.codec.labels(item).get(UNIT) in self._node.units:
-            self._slices_rv = max(self._slices_rv, item.rv)
+        if source is self._slices.source and source.key.codec.labels(item).get(UNIT) in self._node.units:
+            self._slices.note(item.rv)
+        elif source is self._services.source and source.key.codec.labels(item).get(GRID_UNIQ_KEY) in self._node.keys:
+            self._services.note(item.rv)
 
     def source_progressed(self, source: Source) -> None:
         """A source synced, was refused, or got a newer resourceVersion."""
-        self._switch_to_next()
+        self._progress()
         self._become_ready()
+
+    def _progress(self) -> None:
+        self._slices.progress(shown=self.ready)
+        self._services.progress(shown=self.ready)
+
+    @property
+    def _switching(self) -> bool:
+        return self._slices.next is not None or self._services.next is not None
 
     def services_patched(self, keys: Collection[str]) -> None:
         """Show Services with the patches that are for them now."""
@@ -259,7 +250,7 @@ class View:
     def _become_ready(self) -> None:
         known = self._node.known or not self.key.guarded
         known = known and (self._patches is None or self._patches.ready)
-        if not self.ready and known and self._next_slices is None and all(s.synced for s in self._sources()):
+        if not self.ready and known and not self._switching and all(s.synced for s in self._sources()):
             self.ready = True
             for key in {key for source in self._sources() for key in source.objects}:
                 item = self._visible(key)
@@ -294,7 +285,7 @@ class View:
             return plain
         if plain is not None and of_grid(self.key.codec.labels(plain)):
             plain = None
-        source = self._slices if self.key.resource is ENDPOINTSLICES else self._services
+        source = self._grids()
         grid = source.objects.get(key) if source is not None else None
         if self.key.resource is ENDPOINTS:
             return plain if grid is None else self._endpoints(grid)
@@ -349,9 +340,10 @@ class View:
 
     def _unit_slices(self, service: str) -> list[Item]:
         """Return the slices of the Service with key `service` that a client may see, but for those of other names."""
-        if self._slices is None:
+        source = self._slices.source
+        if source is None:
             return []
-        codec, objects = self._slices.key.codec, self._slices.objects
+        codec, objects = source.key.codec, source.objects
         # After a new list some of them are gone already that this view has not been told of yet.
         found = [objects[key] for key, owner in self._service_of.items() if owner == service and key in objects]
         labelled = [(item, codec.labels(item)) for item in found]

@@ -15,11 +15,18 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sitegrid.lab.binaries import ensure_binaries
 from sitegrid.lab.errors import LabError
 from sitegrid.lab.interruption import interrupt_on
 from sitegrid.lab.lab import Lab
+
+# A change is judged by the same examples as the one before it, however slow the machine is. A search for new ones:
+# `pytest --hypothesis-profile=search`.
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", settings.get_profile("search"), derandomize=True)
+settings.load_profile("same")
 
 _LAB_FIXTURES = {"lab", "new_lab"}
 _failure = pytest.StashKey[str]()

@@ -23,7 +23,6 @@ from urllib.parse import parse_qs, urlencode
 
 import pytest
 import yaml
-from hypothesis import settings
 
 from sitegrid.agent.credentials import Credentials, from_kubeconfig
 from sitegrid.agent.disk import Disk
@@ -46,12 +45,8 @@ from sitegrid.wire.labels import (
     UNIT_SERVICE_NAME,
 )
 from sitegrid.wire.selectors import LabelSelector
-from tests.support.controlplane import ApiServer, free_port
+from tests.support.controlplane import ApiServer, free_port, reserve_port
 from tests.support.processes import start
-
-# A loaded machine is slow now and then; a test that measures time finds that and nothing else.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
 
 RBAC = Path(__file__).parents[2] / "deploy" / "rbac" / "agent.yaml"
 ADMIN = "admin-token"
@@ -262,9 +257,8 @@ class FakeApi:
         self.port = 0
 
     async def start(self) -> None:
-        """Listen, on the same port as before if there was one."""
+        """Listen on `port`, which is reserved for it."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Refuse connections and cut the open ones."""
@@ -618,9 +612,11 @@ async def api() -> AsyncIterator[FakeApi]:
     """Give a running fake API server with node n1 in unit zone.u1."""
     fake = FakeApi()
     fake.put(NODES, node("n1", zone="u1", host="n1"))
-    await fake.start()
-    yield fake
-    await fake.stop()
+    with reserve_port() as reserved:
+        fake.port = reserved.getsockname()[1]
+        await fake.start()
+        yield fake
+        await fake.stop()
 
 
 @contextlib.asynccontextmanager

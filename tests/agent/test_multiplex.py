@@ -19,6 +19,7 @@ from sitegrid.agent.reply import Reply, UpstreamError
 from sitegrid.agent.upstream import Exchange, Upstream
 from sitegrid.wire.hpack import Decoder, Encoder
 from sitegrid.wire.http2 import CONNECTION_WINDOW, MAX_FRAME, STREAM_WINDOW
+from tests.support.controlplane import reserve_port
 
 DATA, HEADERS, RST, SETTINGS, PING, GOAWAY, WINDOW = 0, 1, 3, 4, 6, 7, 8
 
@@ -76,12 +77,12 @@ class Connection:
 class ApiServer:
     """A TLS server for 127.0.0.1 whose certificate, made in its directory, is the authority as well."""
 
-    def __init__(self, directory: Path, certificates: Any) -> None:
+    def __init__(self, directory: Path, certificates: Any, port: int) -> None:
         self.directory = directory
         self._certificates = certificates
         self.connections: list[Connection] = []
         self.protocols = ["h2", "http/1.1"]
-        self.port = 0
+        self.port = port
         self._server: asyncio.Server | None = None
         (directory / "server").mkdir()
         (directory / "token").write_text("first")
@@ -98,12 +99,11 @@ class ApiServer:
         (self.directory / "new.crt").rename(self.directory / "ca.crt")
 
     async def start(self) -> None:
-        """Listen, at the same port as before."""
+        """Listen on `port`, which is reserved for it."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(self.directory / "server" / "tls.crt", self.directory / "server" / "tls.key")
         context.set_alpn_protocols(self.protocols)
         self._server = await asyncio.start_server(self._client, "127.0.0.1", self.port, ssl=context)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     def stop_listening(self) -> None:
         """Take no further connections."""
@@ -146,10 +146,11 @@ class ApiServer:
 @pytest.fixture
 async def server(tmp_path: Path, certificates: Any) -> AsyncIterator[ApiServer]:
     """Give a running server."""
-    server = ApiServer(tmp_path, certificates)
-    await server.start()
-    yield server
-    server.stop()
+    with reserve_port() as reserved:
+        server = ApiServer(tmp_path, certificates, reserved.getsockname()[1])
+        await server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture

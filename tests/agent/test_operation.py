@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from sitegrid.agent.reply import UpstreamError
 from sitegrid.agent.run import Settings, serve
 from sitegrid.agent.upstream import Upstream
 from sitegrid.agent.wan import Wan
+from tests.support.controlplane import free_port
 
 Agent = Callable[..., subprocess.Popen[str]]
 
@@ -59,8 +59,7 @@ def _log(process: subprocess.Popen[str], *texts: str, end: signal.Signals) -> li
 @pytest.fixture
 def nobody() -> str:
     """Return the address of an API server that is not there."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 def test_start_and_end_are_a_line_each(agent: Agent, nobody: str, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from sitegrid.cli.cluster import not_found
 from sitegrid.cli.main import main
 from sitegrid.kube.client import Client
 from sitegrid.kube.errors import ApiError
+from tests.support.controlplane import free_port
 
 _KUBECONFIG = """
 current-context: a
@@ -24,10 +24,8 @@ users: [{name: a, user: {token: secret}}]
 @pytest.fixture
 def kubeconfig(tmp_path: Path) -> str:
     """Return a kubeconfig of an API server that nobody has started."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     path = tmp_path / "kubeconfig"
-    path.write_text(_KUBECONFIG.replace("SERVER", f"https://127.0.0.1:{port}"))
+    path.write_text(_KUBECONFIG.replace("SERVER", f"https://127.0.0.1:{free_port()}"))
     return str(path)
 
 

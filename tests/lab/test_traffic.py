@@ -16,6 +16,7 @@ import pytest
 
 from sitegrid.lab import traffic
 from sitegrid.lab.kubelet.responder import HttpConnection
+from tests.support.controlplane import free_port
 
 PROGRAM = [sys.executable, "-I", "-S", str(Path(traffic.__file__))]
 
@@ -101,9 +102,7 @@ def test_bad_answers_are_errors(server: Server, path: str, reason: str) -> None:
 
 def test_refused_and_unresolved() -> None:
     """Nobody there, and no such name, are errors."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert run(f"http://127.0.0.1:{port}", "--requests", "1")["errors"] == {"connect: connection refused": 1}
+    assert run(f"http://127.0.0.1:{free_port()}", "--requests", "1")["errors"] == {"connect: connection refused": 1}
     # An empty label: refused by the resolver itself, without asking a server.
     assert next(iter(run("http://a..b", "--requests", "1")["errors"])).startswith("dns: ")
 

@@ -188,12 +188,24 @@ def wait_for(condition: Callable[[], object], what: str, timeout: float, dump: C
         time.sleep(0.05)
 
 
+def reserve_port() -> socket.socket:
+    """Return a socket on a loopback port that no other program gets from the kernel until the socket is closed.
+
+    It does not listen: connections are refused, and servers that set SO_REUSEADDR, as Go's and asyncio's do, can
+    listen there, end, and listen again.
+    """
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
 def free_port() -> int:
-    """Return a loopback port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a port that is reserved, see `reserve_port`, for as long as this process lives."""
+    sock = reserve_port()
+    port: int = sock.getsockname()[1]
+    sock.detach()
+    return port
 
 
 def _programs() -> Path:

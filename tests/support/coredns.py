@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.controlplane import wait_for
+from tests.support.controlplane import free_port, wait_for
 from tests.support.processes import running
 
 _TYPES = {"A": 1, "PTR": 12, "AAAA": 28, "SRV": 33}
@@ -72,9 +72,8 @@ def _record(packet: bytes, position: int, length: int, kind: str) -> str:
 def coredns(program: Path, kubeconfig: Path, directory: Path, name: str, *zones: str) -> Iterator[Dns]:
     """Run CoreDNS in `directory` for cluster.local and `zones`; yield once it has an answer for `name`."""
     # CoreDNS listens on TCP and UDP: the port has to be free for both.
-    with socket.socket() as stream, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-        stream.bind(("127.0.0.1", 0))
-        port = stream.getsockname()[1]
+    port = free_port()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
         datagrams.bind(("127.0.0.1", port))
     (directory / "Corefile").write_text(
         f".:{port} {{\n bind 127.0.0.1\n errors\n"

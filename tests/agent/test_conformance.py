@@ -407,6 +407,51 @@ def test_resumed_watches_tell_the_same(cluster: Any, cluster_agent: str, codec: 
         assert told(cluster_agent, rv) == events[index + 1 :]
 
 
+@pytest.mark.parametrize("codec", [JSON, PROTOBUF], ids=["json", "protobuf"])
+@pytest.mark.parametrize(
+    ("plural", "selection"),
+    [
+        ("/apis/discovery.k8s.io/v1/{}endpointslices", {"labelSelector": "!out,v notin (0)"}),
+        ("/api/v1/{}services", {"labelSelector": "!out", "fieldSelector": "spec.clusterIP!=None"}),
+    ],
+    ids=["slices", "services"],
+)
+def test_entering_and_leaving_a_selection_is_told_the_same(
+    cluster: Any, cluster_agent: str, codec: Codec, plural: str, selection: dict[str, str], poll: Any
+) -> None:
+    """What the agent selects by itself comes, changes and goes as the API server tells it, byte for byte."""
+    everywhere, path = plural.format(""), plural.format("namespaces/default/")
+    target = f"{everywhere}?{urlencode(selection)}"
+
+    def listed(base: str | None = cluster_agent) -> ItemList:
+        return codec.item_list(cluster.request("GET", target, base=base, accept=codec.media_type)[1])
+
+    lists = {base: listed(base).rv for base in (None, cluster_agent)}
+    assert [item.raw for item in listed(None).items] == [item.raw for item in listed().items]
+    body: dict[str, Any] = {"metadata": {"name": "leaving", "labels": {"out": ""}}}
+    if "services" in plural:
+        body["spec"] = {"ports": [{"port": 80}]}
+    else:
+        body |= {"addressType": "IPv4", "endpoints": [], "ports": []}
+    current = cluster.write("POST", path, body)
+    for labels in ({"v": "1"}, {"v": "2"}, {"out": "", "v": "3"}, {"v": "4"}):
+        current["metadata"]["labels"] = labels
+        current = cluster.write("PUT", f"{path}/leaving", current)
+    poll(lambda: any(item.rv == int(current["metadata"]["resourceVersion"]) for item in listed().items))
+    cluster.write("DELETE", f"{path}/leaving")
+    poll(lambda: all(not item.key.endswith("/leaving") for item in listed().items))
+
+    def told(base: str | None) -> list[tuple[str, int, bytes]]:
+        query = {"resourceVersion": str(lists[base]), **selection}
+        answer = _events(cluster, base, everywhere, query, codec.stream_media_type)
+        changes = [codec.change(frame) for frame in codec.frames().feed(answer)]
+        return [(change.type, change.rv, change.item.raw if change.item else b"") for change in changes]
+
+    events = told(None)
+    assert [event[0] for event in events] == ["ADDED", "MODIFIED", "DELETED", "ADDED", "DELETED"]
+    assert told(cluster_agent) == events
+
+
 def test_lost_history_is_told_as_the_api_server_tells_it(cluster: Any, cluster_agent: str) -> None:
     """A resourceVersion that the agent does not know is 200 and an ERROR event with 410 Expired."""
     (line,) = _events(cluster, cluster_agent, SLICES, {"resourceVersion": "1"}).splitlines()

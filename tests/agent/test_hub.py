@@ -39,6 +39,26 @@ async def test_too_many_open_views_are_refused(site: Any, objects: Any, monkeypa
     assert status == 503
 
 
+async def test_selections_that_leave_out_share_one_source(site: Any, api: Any, objects: Any) -> None:
+    """kube-proxy's and CoreDNS's objects of no grid cross the WAN once; a selection that names some has its own."""
+    api.put(objects.slices, objects.plain("a", "10.9.0.1"))
+    api.put(objects.slices, objects.plain("headless", "10.9.0.2", **{"service.kubernetes.io/headless": ""}))
+    own = {"labelSelector": "!service.kubernetes.io/headless"}
+    names, watch = await site.list_and_watch(objects.slices, **own)
+    assert names == ["a"]
+    assert await site.names(objects.slices) == ["a", "headless"]
+    assert await site.names(objects.slices, fieldSelector="metadata.name!=a", **own) == []
+    asked = [target for _, target, _ in api.requests if "slices" in target and "unit" not in target]
+    assert len(asked) == 1
+    api.put(objects.slices, objects.plain("headless", "10.9.0.3", **{"service.kubernetes.io/headless": "x"}))
+    api.put(objects.slices, objects.plain("b", "10.9.0.4"))
+    assert await watch.summary(1) == [("ADDED", "b")]
+    for other in ({"labelSelector": "a=b"}, {"labelSelector": "a"}, {"fieldSelector": "metadata.name=a"}):
+        await site.names(objects.slices, **other)
+    asked = [target for _, target, _ in api.requests if "slices" in target and "unit" not in target]
+    assert len(asked) == 4
+
+
 async def test_many_clients_share_one_view(site: Any, api: Any, objects: Any) -> None:
     """Twenty watches of different programs are one view with two sources, and all hear the same."""
     watches = [(await site.list_and_watch(objects.slices))[1] for _ in range(19)]

@@ -1,11 +1,12 @@
 """A view: what one kind of client request sees, merged from a grid's objects and everything else.
 
 A view of what is not guarded is the plain source of a client's credential and nothing else. Others read up to three
-sources. *plain* holds what is no grid's, filtered by the API server with the client's own selectors. *slices* holds
-unit slices of the node's units, *services* grids' Services of its keys; they are shown with rewritten labels, or made
-into Endpoints, and only then held against the client's selectors. Whatever happens (an event, a relist, a relabelled
-node), the view works out anew what a client should see under one key and compares that with what it saw: so what
-stayed is never touched, and the order in which the sources speak does not matter.
+sources. *plain* holds what is no grid's, filtered with the client's own selectors, by the API server or, where they
+only leave something out, here, so that all such views share one source. *slices* holds unit slices of the node's
+units, *services* grids' Services of its keys; they are shown with rewritten labels, or made into Endpoints, and only
+then held against the client's selectors. Whatever happens (an event, a relist, a relabelled node), the view works out
+anew what a client should see under one key and compares that with what it saw: so what stayed is never touched, and
+the order in which the sources speak does not matter.
 
 What clients were told is in the view's `EventLog`, which says from which resourceVersions they can go on. Of a grid's
 slices only the present state is ever sent, also from the log, and a deleted one without its endpoints.
@@ -63,12 +64,31 @@ class ViewKey(NamedTuple):
 
     def plain_source(self) -> SourceKey | None:
         """Return what to ask the API server for: the client's selection without anything of a grid."""
-        labels = self.labels
+        labels, fields = self.labels, self.fields
         if self.guarded:
             if self.resource is ENDPOINTS and not self.identity:
                 return None
+            if self.selects_here:
+                labels = fields = ""
             labels = f"{labels},!{GRID_UNIQ_KEY}" if labels else f"!{GRID_UNIQ_KEY}"
-        return SourceKey(self.resource, self.namespace, labels, self.fields, self.codec, identity=self.identity)
+        return SourceKey(self.resource, self.namespace, labels, fields, self.codec, identity=self.identity)
+
+    @property
+    def selects_here(self) -> bool:
+        """Tell whether what is no grid's is asked for as a whole and selected here, from one source for many clients.
+
+        So for selections of all namespaces that only leave something out: kube-proxy's (no other proxy's Services,
+        nothing headless) and CoreDNS's. Two sources would have nearly everything twice, on the WAN too. Selections
+        that name what they want may be small, and fields that the API server does not know it has to refuse.
+        """
+        if self.namespace or self.resource not in (SERVICES, ENDPOINTSLICES):
+            return False
+        labels, fields = LabelSelector(self.labels), FieldSelector(self.fields)
+        return (
+            all(requirement.operator in ("!", "notin") for requirement in labels.requirements)
+            and not any(equal for _, equal, _ in fields.terms)
+            and fields.field_labels <= self.resource.field_labels
+        )
 
     def services_source(self, keys: Iterable[str]) -> SourceKey | None:
         """Return what to ask for to know grids' Services of unique `keys`; None where there are none, or no need.
@@ -127,6 +147,7 @@ class View:
         self.log = EventLog(key.resource, key.codec)
         self._labels = LabelSelector(key.labels)
         self._fields = FieldSelector(key.fields)
+        self._selects_plain = key.selects_here
         self._node = node
         self._release = release
         self._grid_keys: set[str] = set()
@@ -283,8 +304,10 @@ class View:
         plain = self._plain.objects.get(key) if self._plain is not None else None
         if not self.key.guarded:
             return plain
-        if plain is not None and of_grid(self.key.codec.labels(plain)):
-            plain = None
+        if plain is not None:
+            labels = self.key.codec.labels(plain)
+            if of_grid(labels) or (self._selects_plain and not self._selected(plain, labels)):
+                plain = None
         source = self._grids()
         grid = source.objects.get(key) if source is not None else None
         if self.key.resource is ENDPOINTS:
@@ -378,12 +401,17 @@ class View:
             elif old is not None:
                 del self.items[key]
                 self._grid_keys.discard(key)
-                self._append("DELETED", key, self._last_state(old, deleted))
+                self._append("DELETED", key, self._last_state(key, old, deleted))
 
-    def _last_state(self, old: Item, deleted: Item | None) -> Item:
+    def _last_state(self, key: str, old: Item, deleted: Item | None) -> Item:
         """Return what a DELETED event shows: the API server's last state, where that is of the same kind as `old`."""
         if deleted is None:
-            return old
+            plain = self._plain.objects.get(key) if self._plain is not None else None
+            if plain is None or isinstance(old, _GridItem):
+                return old
+            # It is not selected any more: its last state in the selection, under the version of the change
+            # (apiserver pkg/storage/cacher/cache_watcher.go, convertToWatchEvent).
+            return self.key.codec.with_version(old, plain.rv)
         if not self.key.guarded:
             return deleted
         if isinstance(old, _GridItem):

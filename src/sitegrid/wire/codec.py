@@ -106,6 +106,10 @@ class Codec(Protocol):
         """Return the item with `labels` instead of its own."""
         ...
 
+    def with_version(self, item: Item, rv: int) -> Item:
+        """Return the item under another resourceVersion."""
+        ...
+
     def annotation(self, item: Item, name: str) -> str:
         """Return an annotation's value, empty where the item does not have it."""
         ...

@@ -135,6 +135,12 @@ class JsonCodec:
         body["metadata"] = {**_dict(body.get("metadata")), "labels": dict(sorted(labels.items()))}
         return Item(item.key, item.rv, dump(body))
 
+    def with_version(self, item: Item, rv: int) -> Item:
+        """Return the item under another resourceVersion."""
+        body = _load(item.raw)
+        body["metadata"] = {**_dict(body.get("metadata")), "resourceVersion": str(rv)}
+        return Item(item.key, rv, dump(body))
+
     def annotation(self, item: Item, name: str) -> str:
         """Return an annotation's value, empty where the item does not have it."""
         return _text(_dict(_dict(_load(item.raw).get("metadata")).get("annotations")).get(name))

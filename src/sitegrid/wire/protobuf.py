@@ -245,6 +245,16 @@ def with_labels(message: bytes, labels: Mapping[str, str], spans: Spans = ()) ->
     return message[:tag] + write_bytes(1, b"".join(kept)) + message[stop:]
 
 
+def with_version(message: bytes, resource_version: str) -> bytes:
+    """Return the object with another resourceVersion where it has one, all else copied. Raises `ProtobufError`."""
+    tag, start, stop = read_object(message)[1][:3]
+    wanted = write_bytes(6, resource_version.encode())
+    meta = b"".join(
+        wanted if field.number == 6 else message[field.tag : field.stop] for field in fields(message, start, stop)
+    )
+    return message[:tag] + write_bytes(1, meta) + message[stop:]
+
+
 @lru_cache(maxsize=256)
 def _encoded_labels(labels: tuple[tuple[str, str], ...]) -> bytes:
     """Return the labels of an ObjectMeta; a Service's slices have the same ones with every change."""

@@ -104,6 +104,10 @@ class ProtobufCodec:
         """Return the item with `labels` instead of its own."""
         return Item(item.key, item.rv, protobuf.with_labels(item.raw, labels, item.spans))
 
+    def with_version(self, item: Item, rv: int) -> Item:
+        """Return the item under another resourceVersion."""
+        return Item(item.key, rv, protobuf.with_version(item.raw, str(rv)), item.labels)
+
     def annotation(self, item: Item, name: str) -> str:
         """Return an annotation's value, empty where the item does not have it."""
         return protobuf.read_meta(item.raw).annotations.get(name, "")

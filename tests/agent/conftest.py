@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import shutil
 import ssl
 import sys
@@ -347,6 +348,12 @@ class FakeApi:
     def _event(watcher: _Watcher, event_type: str, obj: dict[str, Any]) -> bytes:
         if not watcher.binary:
             return json.dumps({"type": event_type, "object": obj}).encode() + b"\n"
+        body = protobuf.wrap("meta.k8s.io/v1", "PartialObjectMetadata", FakeApi._metadata(obj))
+        return length_frame(protobuf.write_event(event_type, body))
+
+    @staticmethod
+    def _metadata(obj: dict[str, Any]) -> bytes:
+        """Return an object of which there is nothing but its metadata."""
         meta = obj["metadata"]
         message = protobuf.write_bytes(1, meta.get("name", "").encode())
         message += protobuf.write_bytes(3, meta.get("namespace", "").encode())
@@ -355,8 +362,7 @@ class FakeApi:
             for key, value in meta.get(name, {}).items():
                 entry = protobuf.write_bytes(1, key.encode()) + protobuf.write_bytes(2, value.encode())
                 message += protobuf.write_bytes(number, entry)
-        body = protobuf.wrap("meta.k8s.io/v1", "PartialObjectMetadata", protobuf.write_bytes(1, message))
-        return length_frame(protobuf.write_event(event_type, body))
+        return protobuf.write_bytes(1, message)
 
     # HTTP.
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -377,16 +383,18 @@ class FakeApi:
             await reader.read()
             return
         path, _, query = target.partition("?")
+        options = {name: values[0] for name, values in parse_qs(query).items()}
+        if method == "GET" and (found := re.fullmatch(r"(/.*)/namespaces/([^/]+)(/\w+)", path)):
+            path, options["namespace"] = found[1] + found[3], found[2]
         if path not in KINDS:
             await self._other(reader, writer, method, target, headers)
             return
-        options = {name: values[0] for name, values in parse_qs(query).items()}
-        if path in self.refusals:
-            self._reply(writer, *self.refusals[path])
+        if refusal := self.refusals.get(target.partition("?")[0]):
+            self._reply(writer, *refusal)
         elif options.get("watch") == "true":
             await self._watch(writer, path, options, headers)
         else:
-            self._list(writer, path, options)
+            self._list(writer, path, options, headers)
         await writer.drain()
 
     @staticmethod
@@ -400,19 +408,25 @@ class FakeApi:
         return [
             obj
             for _, obj in sorted(self.objects[path].items())
-            if selector.matches(obj["metadata"].get("labels", {})) and name in ("", obj["metadata"]["name"])
+            if selector.matches(obj["metadata"].get("labels", {}))
+            and name in ("", obj["metadata"]["name"])
+            and options.get("namespace") in (None, obj["metadata"].get("namespace"))
         ]
 
-    def _list(self, writer: asyncio.StreamWriter, path: str, options: dict[str, str]) -> None:
+    def _list(
+        self, writer: asyncio.StreamWriter, path: str, options: dict[str, str], headers: dict[str, str]
+    ) -> None:
         kind, version = KINDS[path]
         items = self._selected(path, options)
-        body = {
-            "kind": f"{kind}List",
-            "apiVersion": version,
-            "metadata": {"resourceVersion": str(self.rv)},
-            "items": items,
-        }
-        self._reply(writer, 200, json.dumps(body).encode())
+        if "protobuf" in headers.get("accept", ""):
+            message = protobuf.write_bytes(1, protobuf.write_bytes(2, str(self.rv).encode()))
+            message += b"".join(protobuf.write_bytes(2, self._metadata(item)) for item in items)
+            body = protobuf.wrap(version, f"{kind}List", message)
+            self._reply(writer, 200, body, "application/vnd.kubernetes.protobuf")
+            return
+        meta = {"resourceVersion": str(self.rv)}
+        found = {"kind": f"{kind}List", "apiVersion": version, "metadata": meta, "items": items}
+        self._reply(writer, 200, json.dumps(found).encode())
 
     async def _watch(
         self, writer: asyncio.StreamWriter, path: str, options: dict[str, str], headers: dict[str, str]

@@ -320,6 +320,43 @@ async def test_services_that_stay_are_not_told_of_when_the_keys_change(site: Any
     assert await watch.summary(1) == [("DELETED", "web")]
 
 
+async def test_what_is_written_by_hand_for_a_grids_service_is_not_shown(site: Any, api: Any, objects: Any) -> None:
+    """A slice without our labels, as a mirror of written Endpoints, is no unit's while a grid has its Service."""
+    written = {"kubernetes.io/service-name": "web"}
+    api.put(objects.slices, objects.plain("early", "10.9.0.2", **written))
+    names, watch = await site.list_and_watch(objects.slices)
+    assert names == ["early", "plain", "web-zone.u1"]
+    api.put(objects.services, _grid_service("web", "zone"))
+    assert await watch.summary(1) == [("DELETED", "early")]
+    api.put(objects.slices, objects.plain("mirrored", "10.66.0.9", **written))
+    api.put(objects.slices, objects.plain("marker", "10.9.0.3"))
+    assert await watch.summary(1) == [("ADDED", "marker")]
+    for selection in (
+        {},
+        {"labelSelector": "kubernetes.io/service-name=web"},
+        {"fieldSelector": "metadata.name=mirrored"},
+    ):
+        assert not {"early", "mirrored"} & {*await site.names(objects.slices, **selection)}
+    api.delete(objects.slices, "mirrored")
+    api.delete(objects.services, "web")
+    assert await watch.summary(1) == [("ADDED", "early")]
+
+
+@pytest.mark.parametrize("key", ["zone", "rack"])
+async def test_what_is_written_by_hand_for_a_grids_service_does_not_exist(
+    site: Any, api: Any, objects: Any, key: str
+) -> None:
+    """GET of such a slice, and of Endpoints, is 404, whether the Service is shown here or not."""
+    api.put(objects.services, _grid_service("web", key))
+    api.put(objects.slices, objects.plain("mirrored", "10.66.0.9", **{"kubernetes.io/service-name": "web"}))
+    meta = {"name": "web", "namespace": "default"}
+    subsets = [{"addresses": [{"ip": "10.66.0.9"}], "ports": [{"port": 80}]}]
+    api.put("/api/v1/endpoints", {"kind": "Endpoints", "apiVersion": "v1", "metadata": meta, "subsets": subsets})
+    assert (await site.get(f"{SLICES}/mirrored"))[0] == 404
+    assert (await site.get("/api/v1/namespaces/default/endpoints/web"))[0] == 404
+    assert (await site.get(f"{SLICES}/plain"))[0] == 200
+
+
 async def test_a_changed_grids_service_is_one_event(site: Any, api: Any, objects: Any) -> None:
     """A change of the Service, and a change of its key where the node is in units of both, are modifications."""
     api.put(objects.nodes, objects.node("n1", zone="u1", rack="r1"))

@@ -18,7 +18,7 @@ async def test_a_view_without_clients_goes(site: Any, objects: Any, monkeypatch:
     """After the last client left, the view and its sources are let go; the node is still followed."""
     monkeypatch.setattr("sitegrid.agent.hub.LINGER", 0.01)
     await site.names(objects.slices)
-    assert site.metrics.get("sources") == 3
+    assert site.metrics.get("sources") == 4
     await objects.eventually(lambda: not site.hub._views)
     assert site.metrics.get("sources") == 1
 
@@ -60,10 +60,10 @@ async def test_selections_that_leave_out_share_one_source(site: Any, api: Any, o
 
 
 async def test_many_clients_share_one_view(site: Any, api: Any, objects: Any) -> None:
-    """Twenty watches of different programs are one view with two sources, and all hear the same."""
+    """Twenty watches of different programs are one view with three sources, and all hear the same."""
     watches = [(await site.list_and_watch(objects.slices))[1] for _ in range(19)]
     await site.request("GET", objects.slices, {"User-Agent": "another/1"})
     watches.append((await site.list_and_watch(objects.slices))[1])
-    assert (site.metrics.get("views"), site.metrics.get("sources"), site.metrics.get("watchers")) == (1, 3, 20)
+    assert (site.metrics.get("views"), site.metrics.get("sources"), site.metrics.get("watchers")) == (1, 4, 20)
     api.put(objects.slices, objects.plain("a", "10.9.0.1"))
     assert await asyncio.gather(*(watch.summary(1) for watch in watches)) == [[("ADDED", "a")]] * 20

@@ -38,7 +38,7 @@ async def watch(site: Any, api: Any, objects: Any) -> Any:
 
 
 async def _reconnected(site: Any, api: Any, objects: Any) -> None:
-    await objects.eventually(lambda: len(api.watchers) == 3)
+    await objects.eventually(lambda: len(api.watchers) == 4)
 
 
 async def test_a_cut_connection_is_resumed(site: Any, api: Any, objects: Any, watch: Any) -> None:

@@ -252,7 +252,7 @@ def test_service_status() -> None:
     ("template", "said"),
     [
         ({"selector": {"a": "b"}}, "each unit sees its own endpoints"),
-        ({}, "each unit sees its own of the endpoints that you write, since the template has no selector"),
+        ({}, "the template has no selector, and endpoints written by hand are of no unit: no node has any"),
         ({"type": "ExternalName"}, "it is an external name, the same for all units"),
     ],
 )

@@ -2,7 +2,8 @@
 
 The object is asked for with the client's own credentials, read whole, and looked at before anything is answered: an
 object that is no grid's is passed on byte for byte, a unit slice of the node and a grid's Service are shown
-rewritten, a grid's Endpoints are made from its unit slices, everything else of a grid does not exist. Errors of the
+rewritten, a grid's Endpoints are made from its unit slices, everything else of a grid, or of its Service, does not
+exist. Errors of the
 API server are passed on. Without it, the answer is what a LIST would show; what no list tells is 503, never 404.
 
 Invariant I1. Held by ``tests/agent/test_closure.py``, ``tests/agent/test_offline.py``.
@@ -10,6 +11,7 @@ Invariant I1. Held by ``tests/agent/test_closure.py``, ``tests/agent/test_offlin
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from sitegrid.agent.gate import Route
@@ -24,7 +26,7 @@ from sitegrid.agent.upstream import Upstream
 from sitegrid.agent.view import ViewKey
 from sitegrid.wire import percent
 from sitegrid.wire.codec import Codec, Item
-from sitegrid.wire.labels import GRID_UNIQ_KEY
+from sitegrid.wire.labels import GRID_UNIQ_KEY, SERVICE_NAME
 from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES
 from sitegrid.wire.rewrite import grid_service_labels, of_grid, unit_slice_labels
@@ -78,20 +80,7 @@ async def refuse_a_grids(route: Route, upstream: Upstream, hub: Hub) -> None:
     the others may not be used for, the route says: a client that replaces one writes back what it saw, without the
     label that keeps all other kube-proxies away, and the API server connects to any site.
     """
-    named = {"fieldSelector": f"metadata.name={route.name}"} if route.name else {}
-    query = percent.query({"labelSelector": GRID_UNIQ_KEY, **named, "limit": "1"})
-    accept = f"{PROTOBUF.media_type};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-    exchange = await upstream.open(
-        "GET", f"{SERVICES.path(route.namespace)}?{query}", [("Accept", accept)], as_agent=True
-    )
-    try:
-        await exchange.head()
-        body = await exchange.read_all(_MAX_OBJECT, _TIMEOUT)
-    finally:
-        exchange.close()
-    if exchange.status != 200:
-        raise UpstreamError(f"whether the Service is a grid's is not known: HTTP {exchange.status}")
-    for item in PROTOBUF.item_list(body).items:
+    for item in await _grids_services(upstream, route.namespace, route.name):
         if route.name:
             if not hub.node.known:
                 raise Answer(Status(503, UNREADY, retry_after=1))
@@ -99,6 +88,22 @@ async def refuse_a_grids(route: Route, upstream: Upstream, hub: Hub) -> None:
                 raise Answer(not_found(route))
         if route.status:
             raise Answer(Status(route.status, route.message))
+
+
+async def _grids_services(upstream: Upstream, namespace: str, name: str) -> list[Item]:
+    """Return the metadata of the grid's Service `name`; with an empty one of any there is. Raises `UpstreamError`."""
+    named = {"fieldSelector": f"metadata.name={name}"} if name else {}
+    query = percent.query({"labelSelector": GRID_UNIQ_KEY, **named, "limit": "1"})
+    accept = f"{PROTOBUF.media_type};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+    exchange = await upstream.open("GET", f"{SERVICES.path(namespace)}?{query}", [("Accept", accept)], as_agent=True)
+    try:
+        await exchange.head()
+        body = await exchange.read_all(_MAX_OBJECT, _TIMEOUT)
+    finally:
+        exchange.close()
+    if exchange.status != 200:
+        raise UpstreamError(f"whether the Service is a grid's is not known: HTTP {exchange.status}")
+    return PROTOBUF.item_list(body).items
 
 
 async def _remembered(
@@ -122,11 +127,21 @@ async def _made(route: Route, upstream: Upstream, hub: Hub, codec: Codec) -> Ite
         return view.items.get(f"{route.namespace}/{route.name}") if ready else None
 
 
+async def _is_written_for_a_grid(route: Route, labels: Mapping[str, str], upstream: Upstream) -> bool:
+    """Tell whether a slice or Endpoints without our labels are for a grid's Service. Raises `UpstreamError`."""
+    service = labels.get(SERVICE_NAME, "") if route.resource is ENDPOINTSLICES else route.name
+    if route.resource is SERVICES or not service:
+        return False
+    return bool(await _grids_services(upstream, route.namespace, service))
+
+
 async def _shown(body: bytes, route: Route, upstream: Upstream, hub: Hub, codec: Codec) -> bytes:
     assert route.resource is not None
     item = codec.item(body)
     labels = codec.labels(item)
     if not of_grid(labels):
+        if await _is_written_for_a_grid(route, labels, upstream):
+            raise Answer(not_found(route))
         return body
     if not hub.node.known:
         raise Answer(Status(503, UNREADY, retry_after=1))

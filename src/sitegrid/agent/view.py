@@ -8,6 +8,9 @@ then held against the client's selectors. Whatever happens (an event, a relist, 
 anew what a client should see under one key and compares that with what it saw: so what stayed is never touched, and
 the order in which the sources speak does not matter.
 
+Slices that somebody has written for a grid's Service, or that Kubernetes mirrors from such Endpoints, are without our
+labels. They are of no unit: by the names of the node's grid Services they are told from others, and not shown.
+
 What clients were told is in the view's `EventLog`, which says from which resourceVersions they can go on. Of a grid's
 slices only the present state is ever sent, also from the log, and a deleted one without its endpoints.
 
@@ -20,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from sitegrid.agent.eventlog import EventLog
@@ -30,7 +33,7 @@ from sitegrid.agent.patches import PatchedServices, Patches
 from sitegrid.agent.source import Refused, Source, SourceKey
 from sitegrid.wire.codec import Codec, Item
 from sitegrid.wire.endpoints import make_endpoints
-from sitegrid.wire.labels import ALIASES, GRID_UNIQ_KEY, MANAGED_BY, SITEGRID, UNIT, UNIT_SERVICE_NAME
+from sitegrid.wire.labels import ALIASES, GRID_UNIQ_KEY, MANAGED_BY, SERVICE_NAME, SITEGRID, UNIT, UNIT_SERVICE_NAME
 from sitegrid.wire.protobuf import ProtobufError
 from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES, Resource
@@ -93,14 +96,18 @@ class ViewKey(NamedTuple):
     def services_source(self, keys: Iterable[str]) -> SourceKey | None:
         """Return what to ask for to know grids' Services of unique `keys`; None where there are none, or no need.
 
-        Endpoints need those of all keys: what has the name of a grid's Service is not shown where that is not.
+        Endpoints need those of all keys: what has the name of a grid's Service is not shown where that is not. Slices
+        need what kube-proxy's Services are made of.
         """
         values = ",".join(sorted(keys))
         if self.resource is ENDPOINTS:
             return SourceKey(SERVICES, "", GRID_UNIQ_KEY, "", PROTOBUF)
-        if not values or self.resource is not SERVICES:
+        if not values or not self.guarded:
             return None
-        return SourceKey(SERVICES, self.namespace, f"{GRID_UNIQ_KEY} in ({values})", "", self.codec)
+        labels = f"{GRID_UNIQ_KEY} in ({values})"
+        if self.resource is ENDPOINTSLICES:
+            return SourceKey(SERVICES, "", labels, "", PROTOBUF)
+        return SourceKey(SERVICES, self.namespace, labels, "", self.codec)
 
     def slices_source(self, units: Iterable[str]) -> SourceKey | None:
         """Return what to ask for to know the slices of `units`; None where they are not needed, or there are none.
@@ -129,6 +136,11 @@ class _GridItem(Item):
         self.everywhere = everywhere
 
 
+def _service_key(item: Item, labels: Mapping[str, str]) -> str:
+    """Return the key of the Service whose slice `item` is by its labels."""
+    return f"{item.key.partition('/')[0]}/{labels.get(SERVICE_NAME, '')}"
+
+
 class View:
     """What clients of one `ViewKey` see: `items`, once `ready`. Raises `SelectorError` for illegal selectors."""
 
@@ -153,12 +165,14 @@ class View:
         self._grid_keys: set[str] = set()
         self._service_of: dict[str, str] = {}
         """The key of each unit slice's Service, by the slice's key."""
+        self._closed: set[str] = set()
+        """Keys of the Services of which a view of slices shows unit slices only."""
         self._first_rv: float = 0
         self._rv = 0
         self._snapshots: dict[str, tuple[int, list[Item]]] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._slices = Followed(self, acquire, release, self._slices_switched)
-        self._services = Followed(self, acquire, release, self._refresh_grids)
+        self._services = Followed(self, acquire, release, self._services_switched)
         self._plain: Source | None = None
         plain = key.plain_source()
         if plain is not None:
@@ -217,6 +231,24 @@ class View:
                 self._note_service(source, key, item)
         self._refresh_grids()
 
+    def _services_switched(self) -> None:
+        if self.key.resource is not ENDPOINTSLICES:
+            self._refresh_grids()
+        elif self.ready:
+            source = self._services.source
+            self._refresh(sorted(self._closing(self._closed.union(source.objects if source is not None else ()))))
+
+    def _closing(self, services: Iterable[str]) -> set[str]:
+        """Return the slices without our labels of those `services` that became a grid's here, or no longer are."""
+        source = self._services.source
+        known = source.objects if source is not None else {}
+        changed = {service for service in services if (service in known) is not (service in self._closed)}
+        self._closed ^= changed
+        if not changed or self._plain is None:
+            return set()
+        slices, labels = self._plain.objects.items(), self.key.codec.labels
+        return {key for key, item in slices if _service_key(item, labels(item)) in changed}
+
     def _note_service(self, source: Source, key: str, item: Item | None) -> set[str]:
         """Remember whose slice `key` is from now on; return the keys of the Services that are concerned."""
         concerned = {self._service_of.pop(key, "")}
@@ -235,6 +267,8 @@ class View:
         self._note(source, source.objects.get(key) or deleted)
         if source is self._slices.source and self.key.resource is not ENDPOINTSLICES:
             keys = self._note_service(source, key, source.objects.get(key))
+        elif source is self._services.source and self.key.resource is ENDPOINTSLICES and self.ready:
+            keys = self._closing(keys)
         if self.ready:
             self._refresh(sorted(keys), deleted if source.key.resource is self.key.resource else None)
             self._wake()
@@ -273,6 +307,8 @@ class View:
         known = known and (self._patches is None or self._patches.ready)
         if not self.ready and known and not self._switching and all(s.synced for s in self._sources()):
             self.ready = True
+            if self.key.resource is ENDPOINTSLICES and self._services.source is not None:
+                self._closed.update(self._services.source.objects)
             for key in {key for source in self._sources() for key in source.objects}:
                 item = self._visible(key)
                 if item is not None:
@@ -304,10 +340,8 @@ class View:
         plain = self._plain.objects.get(key) if self._plain is not None else None
         if not self.key.guarded:
             return plain
-        if plain is not None:
-            labels = self.key.codec.labels(plain)
-            if of_grid(labels) or (self._selects_plain and not self._selected(plain, labels)):
-                plain = None
+        if plain is not None and not self._shows_plain(plain):
+            plain = None
         source = self._grids()
         grid = source.objects.get(key) if source is not None else None
         if self.key.resource is ENDPOINTS:
@@ -316,6 +350,13 @@ class View:
         if grid is not None and (plain is None or grid.rv >= plain.rv):
             return self._shown(grid)
         return plain
+
+    def _shows_plain(self, item: Item) -> bool:
+        """Tell whether an object without a grid's labels is no grid's, and what the client asks for."""
+        labels = self.key.codec.labels(item)
+        if of_grid(labels) or _service_key(item, labels) in self._closed:
+            return False
+        return not self._selects_plain or self._selected(item, labels)
 
     def _shown(self, item: Item) -> Item | None:
         """Return a grid's object as the client sees it; None if it may not, or did not ask for it."""

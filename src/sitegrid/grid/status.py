@@ -120,7 +120,7 @@ def _whose_endpoints(grid: ServiceGrid) -> str:
     if grid.spec.template.get("type") == "ExternalName":
         return "it is an external name, the same for all units"
     if not grid.spec.template.get("selector"):
-        return "each unit sees its own of the endpoints that you write, since the template has no selector"
+        return "the template has no selector, and endpoints written by hand are of no unit: no node has any"
     return "each unit sees its own endpoints"
 
 

@@ -915,7 +915,12 @@ class Simulation:
         elif asks.path == SERVICES:
             shown = (self._patched(_shown(obj, own), own) for obj in self.network.objects[SERVICES].values())
         else:
-            shown = (_shown(obj, own) for obj in self.network.objects[asks.path].values())
+            keys = {unit.partition(".")[0] for unit in own}
+            services = {key for key, service in self._grids_services().items() if service.labels[_GRID_KEY] in keys}
+            slices = self.network.objects[SLICES].values()
+            shown = (
+                _shown(obj, own) for obj in slices if _GRID_KEY in obj.labels or _service_of(obj) not in services
+            )
         return {
             obj.key: obj
             for obj in shown
@@ -936,11 +941,14 @@ class Simulation:
         ]
         return replace(service, address=found[0]) if len(found) == 1 else service
 
-    def _endpoints(self, units: set[str]) -> Generator[Obj | None, None, None]:
-        """Yield the Endpoints that clients should see: those of no grid, and those made of the units' slices."""
-        services = {
+    def _grids_services(self) -> dict[Key, Obj]:
+        return {
             key: service for key, service in self.network.objects[SERVICES].items() if _GRID_KEY in service.labels
         }
+
+    def _endpoints(self, units: set[str]) -> Generator[Obj | None, None, None]:
+        """Yield the Endpoints that clients should see: those of no grid, and those made of the units' slices."""
+        services = self._grids_services()
         for key, obj in self.network.objects[ENDPOINTS].items():
             if key not in services and _GRID_KEY not in obj.labels:
                 yield obj
@@ -965,10 +973,21 @@ class Simulation:
         merged = client.asks.path == ENDPOINTS or (client.asks.path == SERVICES and _GRID_KEY in event.obj.labels)
         if merged and self._made_anew():
             return
+        if client.asks.path == SLICES and self._judged_anew(_service_of(event.obj)):
+            return  # A slice without our labels comes and goes with the Service's and the node's labels.
         obj = self.network.objects[client.asks.path].get(key)
         if obj is not None and obj.rv <= self.rest_rv:
             stayed = all(key in self.right(client.asks, units) for units in self.units_since_rest)
             self.check(not stayed, f"{event.type} of {key}, which stayed as it was")
+
+    def _judged_anew(self, service: Key) -> bool:
+        """Tell whether Service or node have changed since the last rest, so that a grid may be here only now."""
+        changes = (
+            new or old for rv, path, old, new in self.network.history if path == SERVICES and rv > self.rest_rv
+        )
+        written = any(obj is not None and obj.key == service for obj in changes)
+        relabelled = any(units != self.units_since_rest[0] for units in self.units_since_rest)
+        return written or (relabelled and service in self._grids_services())
 
     def _made_anew(self) -> bool:
         """Tell whether anything has changed since the last rest of which Endpoints are made."""
@@ -1017,6 +1036,10 @@ class Simulation:
             task.cancel()
         self.loop.settle()
         self.loop.close()
+
+
+def _service_of(slice_: Obj) -> Key:
+    return slice_.namespace, slice_.labels.get("kubernetes.io/service-name", "")
 
 
 def _shown(obj: Obj, units: set[str]) -> Obj | None:

@@ -138,7 +138,8 @@ def test_certificates_come_as_data_or_as_files(tmp_path: Path) -> None:
         ({"server": "ftp://x"}, {}, "http"),
         ({"certificate-authority": "absent.pem"}, {}, "absent.pem"),
         ({"certificate-authority-data": "%%%"}, {}, "base64"),
-        ({}, {"exec": {"command": "login"}}, "'exec'"),
+        ({}, {"exec": {"command": "login"}}, "apiVersion"),
+        ({}, {"token": "t", "as-groups": ["admins"]}, "'as-groups'"),
         ({}, {"client-key-data": "aaaa"}, "together"),
     ],
 )

@@ -43,7 +43,7 @@ def ask_cluster(args: argparse.Namespace, question: Callable[[Config], Awaitable
     """Return the answer of `question`; what the API server, or the way to it, has against it is a `CommandError`."""
     import asyncio
 
-    from sitegrid.kube.errors import ApiError, DecodeError, Unreachable
+    from sitegrid.kube.errors import ApiError, DecodeError, PluginFailed, Unreachable
 
     config = cluster_config(args)
 
@@ -52,6 +52,8 @@ def ask_cluster(args: argparse.Namespace, question: Callable[[Config], Awaitable
 
     try:
         return asyncio.run(ask())
+    except PluginFailed as error:
+        raise CommandError(str(error)) from error
     except Unreachable as error:
         raise CommandError(
             f"the API server {config.server} cannot be reached: {_cause(error)}; are kubeconfig and context right?"

@@ -1,6 +1,7 @@
 """Where the API server is and who we are there: kubeconfig files and the in-cluster account.
 
-Called once at start by every command. Invariants: TLS is always verified (`insecure-skip-tls-verify` is refused
+Called once at start by every command; a program for credentials (`exec`) is read of here and run by
+`sitegrid.kube.execplugin`. Invariants: TLS is always verified (`insecure-skip-tls-verify` is refused
 instead of obeyed), secrets never appear in `repr`, and what cannot be honoured is an error, not ignored. Merging of
 several files follows client-go's clientcmd: the first file that sets a name or value wins.
 Held by ``tests/kube/test_config.py``.
@@ -18,10 +19,14 @@ from typing import Any, Final
 
 import yaml
 
+from sitegrid.kube.execplugin import API_VERSIONS, INTERACTIVE_MODES, ExecPlugin
+
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where the kubelet mounts a pod's credentials."""
 
-_UNSUPPORTED_USER: Final = ("exec", "auth-provider", "username", "password", "as")
+_UNSUPPORTED_USER: Final = ("auth-provider", "username", "password", "as", "as-uid", "as-groups", "as-user-extra")
+_CLUSTER_CONFIG: Final = "client.authentication.k8s.io/exec"
+"""The extension of a cluster that is for exec plugins."""
 
 
 class ConfigError(Exception):
@@ -46,6 +51,8 @@ class Config:
     namespace: str = "default"
     tls_server_name: str | None = None
     """Name to verify the server's certificate for, in place of the URL's host."""
+    exec_plugin: ExecPlugin | None = None
+    """Gives token or certificate where there are none."""
 
 
 def load_config(kubeconfig: str | None = None, context: str | None = None) -> Config:
@@ -151,6 +158,8 @@ def _build(cluster: dict[str, Any], user: dict[str, Any], namespace: str, source
     if (client_cert is None) != (client_key is None):
         raise ConfigError(f"{source}: client-certificate and client-key must be given together")
     token_file = user.get("tokenFile")
+    # Credentials of the kubeconfig's own win (client-go plugin/pkg/client/auth/exec, UpdateTransportConfig).
+    alone = not (user.get("token") or token_file or client_cert)
     return Config(
         server=server.rstrip("/"),
         ca=_data(cluster, "certificate-authority", source),
@@ -160,7 +169,43 @@ def _build(cluster: dict[str, Any], user: dict[str, Any], namespace: str, source
         token_file=user["\0directory"] / token_file if token_file else None,
         namespace=namespace,
         tls_server_name=cluster.get("tls-server-name") or None,
+        exec_plugin=_exec_plugin(user, cluster, source) if user.get("exec") and alone else None,
     )
+
+
+def _exec_plugin(user: dict[str, Any], cluster: dict[str, Any], source: str) -> ExecPlugin:
+    """Return the program for credentials, with client-go's defaults (tools/clientcmd validation and defaults)."""
+    found = user["exec"]
+    if not isinstance(found, dict) or not isinstance(found.get("command"), str) or not found["command"]:
+        raise ConfigError(f"{source}: exec has no command")
+    version, mode = found.get("apiVersion"), found.get("interactiveMode")
+    if version not in API_VERSIONS:
+        raise ConfigError(f"{source}: exec has apiVersion {version!r}; supported are {' and '.join(API_VERSIONS)}")
+    if not mode and version != API_VERSIONS[0]:
+        mode = "IfAvailable"
+    if mode not in INTERACTIVE_MODES:
+        raise ConfigError(f"{source}: exec has interactiveMode {mode!r}; it is one of {', '.join(INTERACTIVE_MODES)}")
+    command = found["command"]
+    if os.sep in command:
+        command = str(user["\0directory"] / command)
+    try:
+        env = {str(entry["name"]): str(entry["value"]) for entry in found.get("env") or ()}
+        args = tuple(map(str, found.get("args") or ()))
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{source}: exec has args or env that are not lists as kubectl writes them") from error
+    about = _about_cluster(cluster, source) if found.get("provideClusterInfo") else None
+    return ExecPlugin(command, version, args, env, str(found.get("installHint") or ""), mode, about)
+
+
+def _about_cluster(cluster: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return what an exec plugin is told of the cluster (clientauthentication/v1 Cluster)."""
+    about = {name: cluster[name] for name in ("server", "tls-server-name") if cluster.get(name)}
+    if ca := _data(cluster, "certificate-authority", source):
+        about["certificate-authority-data"] = base64.b64encode(ca).decode()
+    for extension in cluster.get("extensions") or ():
+        if isinstance(extension, dict) and extension.get("name") == _CLUSTER_CONFIG:
+            about["config"] = extension.get("extension")
+    return about
 
 
 def _data(entry: dict[str, Any], name: str, source: str) -> bytes | None:

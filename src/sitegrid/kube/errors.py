@@ -17,6 +17,10 @@ class Unreachable(ConnectionError):
     """No complete answer came: refused, timed out, TLS not verified, or cut off. The request may have been done."""
 
 
+class PluginFailed(Unreachable):
+    """The program that the kubeconfig names for credentials gave none; the text says which, and what to do."""
+
+
 class DecodeError(Exception):
     """The server sent something that is not what its API promises; the text names the object where it is known."""
 

@@ -1,8 +1,10 @@
 """How one HTTP request gets to the API server: the session, TLS, the token, and the end of connections.
 
-Used by `sitegrid.kube.client`, and the TLS context by whoever speaks to an API server in another way. Invariants: TLS
-is verified; a token is sent to the configured server only; a peer that is gone is noticed within a minute or so, also
-on a watch that is silent for long; when `close` returns no connection is left. Held by ``tests/kube/test_client.py``.
+Used by `sitegrid.kube.client`, and the TLS context by whoever speaks to an API server in another way. A request that
+is refused for its credential (401) was not looked at any further: where a plugin gives credentials, it is sent once
+more with another one. Invariants: TLS is verified; a token is sent to the configured server only; a peer that is gone
+is noticed within a minute or so, also on a watch that is silent for long; when `close` returns no connection is left.
+Held by ``tests/kube/test_client.py``, ``tests/kube/test_execplugin.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import ssl
 import tempfile
 import weakref
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -24,6 +28,7 @@ from yarl import URL
 
 from sitegrid.kube.config import Config
 from sitegrid.kube.errors import Unreachable
+from sitegrid.kube.execplugin import Credential, PluginCredentials
 from sitegrid.kube.token import Token
 
 log = logging.getLogger(__name__)
@@ -39,6 +44,9 @@ class Transport:
         self._config = config
         self._user_agent = user_agent
         self._token = Token(config)
+        self._plugin = PluginCredentials(config.exec_plugin) if config.exec_plugin is not None else None
+        self._certified: tuple[bytes | None, ssl.SSLContext] | None = None
+        """The plugin's client certificate that was used last, and the TLS context with it."""
         self._session: aiohttp.ClientSession | None = None
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
@@ -82,16 +90,37 @@ class Transport:
         data: bytes | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send one request and yield its answer, of which nothing is read yet. Raises as aiohttp does."""
+        url = URL(self._config.server + path + (f"?{urlencode(params)}" if params else ""), encoded=True)
+        async with AsyncExitStack() as answers:
+            credential = await self._plugin.current() if self._plugin is not None else None
+            response = await answers.enter_async_context(self._send(method, url, headers, timeout, data, credential))
+            if self._plugin is not None and response.status == HTTPStatus.UNAUTHORIZED:
+                credential = await self._plugin.current(refused=credential)
+                response = await answers.enter_async_context(
+                    self._send(method, url, headers, timeout, data, credential)
+                )
+            yield response
+
+    @asynccontextmanager
+    async def _send(
+        self,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str],
+        timeout: aiohttp.ClientTimeout,
+        data: bytes | None,
+        credential: Credential | None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             raise RuntimeError("the client is not open: use `async with`")
-        url = self._config.server + path + (f"?{urlencode(params)}" if params else "")
-        token = self._token.current()
+        token = self._token.current() if credential is None else credential.token
         async with self._session.request(
             method,
-            URL(url, encoded=True),
+            url,
             data=data,
             headers={**headers, "Authorization": f"Bearer {token}"} if token else headers,
             timeout=timeout,
+            ssl=self._context_of(credential),
             # A redirect would carry the token elsewhere; the API server has none to give.
             allow_redirects=False,
             server_hostname=self._config.tls_server_name,
@@ -102,6 +131,17 @@ class Transport:
                 if response.connection is not None and response.connection.transport is not None:
                     # Left before its end. A polite TLS close would wait for a peer that may be dead.
                     response.connection.transport.abort()
+
+    def _context_of(self, credential: Credential | None) -> ssl.SSLContext | bool:
+        """Return the TLS context with a plugin's certificate, True for the session's own."""
+        if credential is None or credential.client_cert is None or not self._config.server.startswith("https:"):
+            return True
+        if self._certified is None or self._certified[0] != credential.client_cert:
+            config = replace(
+                self._config, client_cert=credential.client_cert, client_key=credential.client_key, exec_plugin=None
+            )
+            self._certified = credential.client_cert, ssl_context(config)
+        return self._certified[1]
 
     def _new_socket(self, addr_info: Any) -> socket.socket:
         sock = _socket_with_keepalive(addr_info)

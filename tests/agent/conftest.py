@@ -47,6 +47,7 @@ from sitegrid.wire.labels import (
 )
 from sitegrid.wire.selectors import LabelSelector
 from tests.support.controlplane import ApiServer, free_port, reserve_port
+from tests.support.http2server import ApiServer as Http2Server
 from tests.support.processes import start
 
 RBAC = Path(__file__).parents[2] / "deploy" / "rbac" / "agent.yaml"
@@ -745,3 +746,32 @@ def cluster_agent(cluster: Cluster) -> Iterator[str]:
 def poll() -> Any:
     """Give the function that waits for a condition in tests without a loop."""
     return wait_until
+
+
+@pytest.fixture
+async def server(tmp_path: Path, certificates: Any) -> AsyncIterator[Http2Server]:
+    """Give a running HTTP/2 server."""
+    with reserve_port() as reserved:
+        server = Http2Server(tmp_path, certificates, reserved.getsockname()[1])
+        await server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+async def upstream(server: Http2Server, objects: Any) -> AsyncIterator[Upstream]:
+    """Give the agent's way to the HTTP/2 server."""
+    upstream = Upstream(server.credentials())
+    yield upstream
+    upstream.close()
+    await objects.eventually(lambda: all(connection.ended for connection in server.connections))
+    tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith("source")]
+    if tasks:
+        await asyncio.wait(tasks, timeout=5)
+
+
+@pytest.fixture
+async def http2_site(server: Http2Server) -> AsyncIterator[Site]:
+    """Give an agent in front of the HTTP/2 server."""
+    async with run_agent(server.credentials()) as running:
+        yield running

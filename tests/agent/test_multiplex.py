@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import shutil
-import ssl
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,152 +12,8 @@ from sitegrid.agent.credentials import from_kubeconfig
 from sitegrid.agent.multiplex import FEW, Stream
 from sitegrid.agent.reply import Reply, UpstreamError
 from sitegrid.agent.upstream import Exchange, Upstream
-from sitegrid.wire.hpack import Decoder, Encoder
 from sitegrid.wire.http2 import CONNECTION_WINDOW, MAX_FRAME, STREAM_WINDOW
-from tests.support.controlplane import reserve_port
-
-DATA, HEADERS, RST, SETTINGS, PING, GOAWAY, WINDOW = 0, 1, 3, 4, 6, 7, 8
-
-
-class Connection:
-    """One connection that the server has: what it was asked, and the way to answer."""
-
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        tls = writer.get_extra_info("ssl_object")
-        self.resumed: bool = tls.session_reused
-        self.protocol: str = tls.selected_alpn_protocol()
-        self.requests: dict[int, dict[bytes, bytes]] = {}
-        self.cancelled: list[int] = []
-        self.ended = False
-        self.mute = False
-        self.window = 65535
-        self.writer = writer
-        self._encoder = Encoder()
-
-    def send(self, kind: int, flags: int, stream: int, payload: bytes = b"") -> None:
-        """Send one frame."""
-        head = len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big")
-        self.writer.write(head + payload)
-        if kind == DATA:
-            self.window -= len(payload)
-
-    def answer(self, stream: int, status: bytes, body: bytes = b"", *, end: bool = False) -> None:
-        """Answer a request."""
-        self.send(HEADERS, 4, stream, self._encoder.encode([(b":status", status, False)]))
-        self.send(DATA, 1 if end else 0, stream, body)
-
-    async def serve(self, reader: asyncio.StreamReader) -> None:
-        """Take requests until the connection ends; HTTP/1.1 ones are answered with `ok`."""
-        if self.protocol != "h2":
-            await reader.readuntil(b"\r\n\r\n")
-            self.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-            return
-        await reader.readexactly(24)
-        self.send(SETTINGS, 0, 0)
-        decoder = Decoder()
-        while True:
-            head = await reader.readexactly(9)
-            payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
-            stream = int.from_bytes(head[5:], "big")
-            if head[3] == HEADERS:
-                self.requests[stream] = dict(decoder.decode(payload))
-            elif head[3] == RST:
-                self.cancelled.append(stream)
-            elif head[3] == WINDOW and not stream:
-                self.window += int.from_bytes(payload, "big")
-            elif head[3] == PING and not self.mute:
-                self.send(PING, 1, 0, payload)
-
-
-class ApiServer:
-    """A TLS server for 127.0.0.1 whose certificate, made in its directory, is the authority as well."""
-
-    def __init__(self, directory: Path, certificates: Any, port: int) -> None:
-        self.directory = directory
-        self._certificates = certificates
-        self.connections: list[Connection] = []
-        self.protocols = ["h2", "http/1.1"]
-        self.port = port
-        self._server: asyncio.Server | None = None
-        (directory / "server").mkdir()
-        (directory / "token").write_text("first")
-        self.renew()
-        self.publish()
-
-    def renew(self) -> None:
-        """Get another certificate, of another authority."""
-        self._certificates(self.directory / "server")
-
-    def publish(self) -> None:
-        """Put the present authority where the agent reads it."""
-        shutil.copy(self.directory / "server" / "tls.crt", self.directory / "new.crt")
-        (self.directory / "new.crt").rename(self.directory / "ca.crt")
-
-    async def start(self) -> None:
-        """Listen on `port`, which is reserved for it."""
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(self.directory / "server" / "tls.crt", self.directory / "server" / "tls.key")
-        context.set_alpn_protocols(self.protocols)
-        self._server = await asyncio.start_server(self._client, "127.0.0.1", self.port, ssl=context)
-
-    def stop_listening(self) -> None:
-        """Take no further connections."""
-        if self._server is not None:
-            self._server.close()
-
-    def stop(self) -> None:
-        """End it with all its connections."""
-        self.stop_listening()
-        for connection in self.connections:
-            # The transport of a TLS connection that was lost has nothing to abort any more, and says so badly.
-            with contextlib.suppress(AttributeError):
-                connection.writer.transport.abort()
-
-    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection(writer)
-        self.connections.append(connection)
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            await connection.serve(reader)
-        connection.ended = True
-        writer.close()
-
-    def upstream(self) -> Upstream:
-        """Return the agent's way to it."""
-        config = {
-            "current-context": "c",
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-            "clusters": [
-                {
-                    "name": "c",
-                    "cluster": {"server": f"https://127.0.0.1:{self.port}", "certificate-authority": "ca.crt"},
-                }
-            ],
-            "users": [{"name": "u", "user": {"tokenFile": "token"}}],
-        }
-        (self.directory / "kubeconfig").write_text(json.dumps(config))
-        return Upstream(from_kubeconfig(str(self.directory / "kubeconfig")))
-
-
-@pytest.fixture
-async def server(tmp_path: Path, certificates: Any) -> AsyncIterator[ApiServer]:
-    """Give a running server."""
-    with reserve_port() as reserved:
-        server = ApiServer(tmp_path, certificates, reserved.getsockname()[1])
-        await server.start()
-        yield server
-        server.stop()
-
-
-@pytest.fixture
-async def upstream(server: ApiServer, objects: Any) -> AsyncIterator[Upstream]:
-    """Give the agent's way to the server."""
-    upstream = server.upstream()
-    yield upstream
-    upstream.close()
-    await objects.eventually(lambda: all(connection.ended for connection in server.connections))
-    tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith("source")]
-    if tasks:
-        await asyncio.wait(tasks, timeout=5)
+from tests.support.http2server import DATA, GOAWAY, PING, ApiServer
 
 
 async def _asked(server: ApiServer, upstream: Upstream, count: int, objects: Any) -> list[Reply]:

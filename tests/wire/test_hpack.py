@@ -32,6 +32,16 @@ def test_a_repeated_header_is_one_byte() -> None:
     assert len(second) == 1
 
 
+def test_a_secret_is_neither_remembered_nor_looked_for() -> None:
+    """Section 7.1.3: how short a guess comes out tells nothing of what others sent; nobody else may keep it either."""
+    encoder, secret, other = Encoder(), (b"authorization", b"Bearer right"), (b"authorization", b"Bearer wrong")
+    encoder.encode([(*secret, True)])
+    right, wrong = encoder.encode([(*secret, False)]), encoder.encode([(*other, False)])
+    assert len(right) == len(wrong) > 8
+    assert right[0] & 0xF0 == 0x10
+    assert encoder.encode([(*secret, False)]) == right
+
+
 @pytest.mark.parametrize(
     ("data", "headers"),
     [

@@ -62,9 +62,9 @@ def test_a_ping_asks_for_a_sign_of_life(http: Http2) -> None:
 def test_no_more_requests_than_the_server_allows(http: Http2) -> None:
     """SETTINGS_MAX_CONCURRENT_STREAMS."""
     http.receive(frame(SETTINGS, 0, 0, b"\0\3\0\0\0\2"))
-    assert http.usable
+    assert not http.full
     http.request(REQUEST)
-    assert not http.usable
+    assert http.full
 
 
 _STREAM = (
@@ -76,7 +76,7 @@ _STREAM = (
     + frame(DATA, 8, 1, b"\2two\0\0")
     + frame(HEADERS, 4 | 8 | 32, 3, b"\1\0\0\0\0\0" + HEAD + b"\0")
     + frame(DATA, 1, 1, b"end")
-    + frame(RST, 0, 3, b"\0\0\0\7")
+    + frame(RST, 0, 3, b"\0\0\0\2")
 )
 
 
@@ -95,7 +95,7 @@ def test_answers_do_not_depend_on_the_chunks(cuts: list[int]) -> None:
         Event(1, data=b"two"),
         Event(3, ANSWER),
         Event(1, data=b"end", done=True),
-        Event(3, error="the API server ended the answer (code 7)"),
+        Event(3, error="the API server ended the answer (code 2)"),
     ]
     assert http.idle
 
@@ -139,15 +139,112 @@ def test_after_goaway_only_what_the_server_took_goes_on(http: Http2) -> None:
     """No request is made any more; the ones that it has not seen fail, the others are answered."""
     http.request(REQUEST)
     assert http.receive(frame(GOAWAY, 0, 0, b"\0\0\0\1\0\0\0\0")) == [
-        Event(3, error="the API server closes the connection")
+        Event(3, error="the API server closes the connection", unprocessed=True)
     ]
-    assert not http.usable
+    assert http.ending
     assert http.receive(frame(HEADERS, 5, 1, HEAD)) == [Event(1, ANSWER, done=True)]
+
+
+def test_what_the_server_refuses_was_not_begun(http: Http2) -> None:
+    """REFUSED_STREAM (section 8.7): the only other failure after which a request may be made again."""
+    error = "the API server ended the answer (code 7)"
+    assert http.receive(frame(RST, 0, 1, b"\0\0\0\7")) == [Event(1, error=error, unprocessed=True)]
+
+
+def _sent(http: Http2, stream: int = 1) -> tuple[int, bool]:
+    """Return how many bytes of a body are to be sent now, in frames that are not too large, and whether that is all."""
+    found = [(flags, payload) for kind, flags, of, payload in frames(http.take()) if (kind, of) == (DATA, stream)]
+    assert all(len(payload) <= MAX_FRAME for _, payload in found)
+    return sum(len(payload) for _, payload in found), any(flags & 1 for flags, _ in found)
+
+
+def test_a_short_body_is_sent_with_its_request(http: Http2) -> None:
+    """In one go, the end of it included."""
+    http.request(REQUEST, b"body")
+    (kind, flags, stream, _), data = frames(http.take())
+    assert (kind, flags, stream) == (HEADERS, 4, 3)
+    assert data == (DATA, 1, 3, b"body")
+
+
+def test_bodies_are_sent_as_far_as_the_server_takes_them(http: Http2) -> None:
+    """The window of the connection, and that of each stream, which the server widens."""
+    http.request(REQUEST, b"a" * 40_000)
+    http.request(REQUEST, b"b" * 40_000)
+    sent = frames(http.take())
+    sizes = [sum(len(p) for kind, _, of, p in sent if (kind, of) == (DATA, stream)) for stream in (3, 5)]
+    assert sizes == [40_000, 65_535 - 40_000]
+    http.receive(frame(WINDOW, 0, 5, b"\0\1\0\0"))
+    assert _sent(http, 5) == (0, False)
+    http.receive(frame(WINDOW, 0, 0, b"\0\1\0\0"))
+    assert _sent(http, 5) == (80_000 - 65_535, True)
+
+
+def test_a_window_that_settings_made_negative_is_filled_first(http: Http2) -> None:
+    """Section 6.9.2: what was sent already counts against a window that became smaller."""
+    http.receive(frame(SETTINGS, 0, 0, b"\0\4" + (1000).to_bytes(4, "big")) + frame(WINDOW, 0, 0, b"\0\1\0\0"))
+    http.request(REQUEST, b"x" * 3000)
+    assert _sent(http, 3) == (1000, False)
+    http.receive(frame(SETTINGS, 0, 0, b"\0\4" + (100).to_bytes(4, "big")))
+    http.receive(frame(WINDOW, 0, 3, (900).to_bytes(4, "big")))
+    assert _sent(http, 3) == (0, False)
+    http.receive(frame(WINDOW, 0, 3, (50).to_bytes(4, "big")))
+    assert _sent(http, 3) == (50, False)
+    http.receive(frame(SETTINGS, 0, 0, b"\0\4" + (5000).to_bytes(4, "big")))
+    assert _sent(http, 3) == (1950, True)
+
+
+def test_bodies_wait_while_nothing_more_can_be_sent(http: Http2) -> None:
+    """What is said of the connection goes first."""
+    http.request(REQUEST, b"body")
+    http.ping()
+    assert [kind for kind, *_ in frames(http.take(bodies=False))] == [HEADERS, PING]
+    assert _sent(http, 3) == (4, True)
+
+
+@pytest.mark.parametrize("early", ["answer", "head only", "reset", "cancel", "goaway"])
+def test_a_body_that_nobody_waits_for_is_not_sent(http: Http2, early: str) -> None:
+    """An answer to the first half of a request ends it (section 8.1), as either side does by resetting it."""
+    http.request(REQUEST, b"x" * 70_000)
+    assert _sent(http, 3) == (65_535, False)
+    if early == "answer":
+        http.receive(frame(HEADERS, 4, 3, HEAD) + frame(DATA, 1, 3, b"no"))
+    elif early == "head only":
+        http.receive(frame(HEADERS, 5, 3, HEAD))
+    elif early == "reset":
+        http.receive(frame(RST, 0, 3, b"\0\0\0\2"))
+    elif early == "cancel":
+        http.cancel(3)
+    else:
+        http.receive(frame(GOAWAY, 0, 0, b"\0\0\0\1\0\0\0\0"))
+    http.receive(frame(WINDOW, 0, 0, b"\0\1\0\0") + frame(WINDOW, 0, 3, b"\0\1\0\0"))
+    reset = {"answer": [b"\0\0\0\0"], "head only": [b"\0\0\0\0"], "cancel": [b"\0\0\0\x08"]}.get(early, [])
+    assert [(kind, payload) for kind, *_, payload in frames(http.take())] == [(RST, code) for code in reset]
+
+
+@pytest.mark.parametrize("more", [0, (1 << 31) - 1])
+def test_a_wrong_window_of_one_body_ends_that_request_only(http: Http2, more: int) -> None:
+    """Nothing, or more than there can be (section 6.9)."""
+    http.request(REQUEST, b"x" * 70_000)
+    (event,) = http.receive(frame(WINDOW, 0, 3, more.to_bytes(4, "big")))
+    assert (event.stream, event.error) == (3, "the API server's window is of an impossible size")
+    assert not http.idle
+
+
+def test_a_head_that_the_server_would_refuse_does_not_fit(http: Http2) -> None:
+    """SETTINGS_MAX_HEADER_LIST_SIZE counts 32 bytes for each header; there may be a smaller limit of our own."""
+    headers = [(b"x", b"y" * 67, False)]
+    assert http.fits(headers, 100)
+    assert not http.fits(headers, 99)
+    http.receive(frame(SETTINGS, 0, 0, b"\0\6\0\0\0\x63"))
+    assert not http.fits(headers, 100)
 
 
 @pytest.mark.parametrize(
     "data",
     [
+        frame(WINDOW, 0, 0, b"\0\0\0\0"),
+        frame(WINDOW, 0, 0, b"\x7f\xff\xff\xff"),
+        frame(SETTINGS, 0, 0, b"\0\4\x80\0\0\0"),
         frame(DATA, 0, 3, b"x"),
         frame(DATA, 0, 2, b"x"),
         frame(DATA, 8, 1, b"\5x"),
@@ -182,7 +279,7 @@ def test_any_bytes_are_events_or_an_error(noise: bytes, seed: int) -> None:
     """Nothing else is raised, whatever is put into a real stream."""
     http = Http2()
     http.request(REQUEST)
-    http.request(REQUEST)
+    http.request(REQUEST, b"x" * 70_000)
     place = random.Random(seed).randrange(len(_STREAM))
     with contextlib.suppress(Http2Error):
         http.receive(_STREAM[:place] + noise + _STREAM[place:])
@@ -203,6 +300,7 @@ def test_any_frames_are_events_or_an_error(parts: list[tuple[int, int, int, byte
     """Whatever frames a server sends, in any order and of any size: nothing else is raised."""
     http = Http2()
     http.request(REQUEST)
-    http.request(REQUEST)
+    http.request(REQUEST, b"x" * 70_000)
     with contextlib.suppress(Http2Error):
         http.receive(frame(SETTINGS, 0, 0) + b"".join(frame(*part) for part in parts))
+    http.take()

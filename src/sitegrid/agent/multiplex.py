@@ -1,22 +1,27 @@
-"""One HTTP/2 connection to the API server that all sources share.
+"""One HTTP/2 connection to the API server: that of all sources, or that of what is passed through.
 
 Seven watches over one connection cost one handshake, one bearer token and one keepalive instead of seven, and hold
 one TLS state in memory. TLS is done here, over a plain transport, so that reading can be paused: while events come in
 quick succession they are read in batches, since most of the cost of one is that of waking up for it.
 
+What is passed through (a `Passing` connection) is not batched, and its windows are such that answers nobody reads
+stop no other one: each may have `_PASSING_WINDOW` bytes unread, and there are at most `_PASSING_MOST` of them.
+
 Called by `sitegrid.agent.upstream`. Invariant: a connection that ends, in whatever way, ends every answer on it with
-an `UpstreamError`. Held by ``tests/agent/test_multiplex.py``.
+an `UpstreamError`, and no answer is taken for whole that is shorter or longer than it says. Held by
+``tests/agent/test_multiplex.py``, ``tests/agent/test_passing.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import ssl
 from typing import Final, cast
 
-from sitegrid.agent.credentials import ResumingContext
-from sitegrid.agent.reply import Reply, UpstreamError
+from sitegrid.agent.credentials import HTTP2, ResumingContext
+from sitegrid.agent.reply import Reply, Unprocessed, UpstreamError
 from sitegrid.wire.http2 import Event, Http2, Http2Error
 
 BURST: Final = 0.1
@@ -27,40 +32,100 @@ PAUSE: Final = 0.3
 """Seconds that arrivals are let gather in a burst: kube-proxy writes rules once a second."""
 _UNSENT: Final = 1024 * 1024
 """Bytes that may wait to be sent; requests and answers to pings are small."""
+_PASSING_WINDOW: Final = 64 * 1024
+_PASSING_MOST: Final = 64
+_PASSING_HEAD: Final = 8 * 1024
+"""Bytes of the largest request head that goes with others, so that heads that wait to be sent remain few bytes."""
 _BUFFER: Final = memoryview(bytearray(32 * 1024))
 """Where every connection receives: what is in it is taken out at once."""
 
+_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
+Fields = list[tuple[bytes, bytes, bool]]
+"""Header name in lower case, value, and whether it will be repeated: then it is a byte the next time."""
+
+
+def is_field(name: bytes, value: bytes) -> bool:
+    """Tell whether HTTP/2 and HTTP/1.1 understand a header in the same way (RFC 9113, section 8.2.1)."""
+    return _NAME.fullmatch(name) is not None and _VALUE.fullmatch(value) is not None and value == value.strip(b" \t")
+
 
 class Stream(Reply):
-    """One answer."""
+    """One answer; `bodiless` is one to HEAD, whose headers speak of a body that does not come."""
 
-    def __init__(self, link: Link, number: int) -> None:
+    def __init__(self, link: Link, number: int, *, bodiless: bool) -> None:
         super().__init__()
         self.number = number
         self._link = link
-        self._error = ""
+        self._bodiless = bodiless
+        self._missing: int | None = None
+        """Bytes of the body that are still to come, where the answer says how many they are."""
+        self._error: UpstreamError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def hear(self, event: Event) -> None:
         """Take what the connection has for this answer."""
-        if event.error:
-            self._error = event.error
-        elif event.headers is not None and not self._head_done:
-            self.status = _status(event)
-            # An informational answer is followed by the real one.
-            self._head_done = self.status >= 200
-            self.headers = [header for header in event.headers if not header[0].startswith(b":")]
-        elif event.data:
-            self._chunks.append(event.data)
-        self._complete = self._complete or event.done
+        unread = len(event.data)
+        try:
+            if event.error:
+                raise (Unprocessed if event.unprocessed else UpstreamError)(event.error)
+            if event.headers is not None and not self._head_done:
+                self._begin(event.headers)
+            elif event.data and self._error is None:
+                self._add(event.data)
+                unread = 0
+            if event.done:
+                self._end()
+        except UpstreamError as error:
+            self._error = self._error or error
+        if unread:
+            self._taken(unread)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _more(self) -> None:
-        if self._error:
-            raise UpstreamError(self._error)
-        if self._complete:
+    def _begin(self, headers: list[tuple[bytes, bytes]]) -> None:
+        (name, status), *self.headers = headers or [(b"", b"")]
+        if name != b":status" or len(status) != 3 or not status.isdigit() or status == b"101":
+            raise UpstreamError("the API server's answer has no status")
+        if not all(is_field(name, value) for name, value in self.headers):
+            raise UpstreamError("the API server's answer has malformed headers")
+        self.status = int(status)
+        # An informational answer is followed by the real one.
+        self._head_done = self.status >= 200
+        lengths = {value for name, value in self.headers if name == b"content-length"}
+        if self._head_done and lengths and not self._bodiless and self.status not in (204, 304):
+            if len(lengths) > 1 or not (length := lengths.pop()).isdigit():
+                raise UpstreamError("the API server's answer has a malformed length")
+            self._missing = int(length)
+
+    def _add(self, data: bytes) -> None:
+        if not self._head_done:
             raise UpstreamError("the API server's answer has no head")
+        if self._missing is not None:
+            self._missing -= len(data)
+            if self._missing < 0:
+                raise UpstreamError("the API server's answer is longer than it says")
+        self._chunks.append(data)
+
+    def _end(self) -> None:
+        if not self._head_done:
+            raise UpstreamError("the API server's answer has no head")
+        if self._missing:
+            raise UpstreamError("the API server's answer is shorter than it says")
+        self._complete = self._error is None
+
+    async def begins(self, seconds: float) -> bool:
+        """Wait at most `seconds` for the head, and tell whether it is there. Raises `UpstreamError`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._head_done:
+                    await self._more()
+        return self._head_done
+
+    async def _more(self) -> None:
+        if self._error is not None:
+            raise self._error
         self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter
 
@@ -74,41 +139,46 @@ class Stream(Reply):
         self._chunks.clear()
 
 
-def _status(event: Event) -> int:
-    text = next((value for name, value in event.headers or () if name == b":status"), b"")
-    if len(text) != 3 or not text.isdigit():
-        raise Http2Error("an answer without a status")
-    return int(text)
-
-
 class Link(asyncio.BufferedProtocol):
-    """The connection; `secured` is done when TLS is, and then `protocol` is what the server chose."""
+    """A connection of sources; `secured` is done when TLS is, and then `protocol` is what the server chose."""
 
     def __init__(self, context: ResumingContext, server_name: str) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.context = context
         self._tls = context.wrap_multiplexed(self._incoming, self._outgoing, server_name)
-        self._http = Http2()
+        self._http = self._speak()
         self._streams: dict[int, Stream] = {}
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._resume: asyncio.TimerHandle | None = None
         self._arrived = 0.0
         self._quick = 0
+        self._congested = False
         self._retired = False
         self._pings: list[asyncio.Future[None]] = []
+        self.heard = 0
+        """How often something has come from the API server."""
         self.protocol = ""
         self.secured: asyncio.Future[None] = self._loop.create_future()
 
+    def _speak(self) -> Http2:
+        return Http2()
+
+    @property
+    def lasting(self) -> bool:
+        """Tell whether requests are made here, if not now then once others are answered."""
+        return self._transport is not None and not self._retired and not self._http.ending
+
     @property
     def usable(self) -> bool:
-        """Tell whether another request can be made here."""
-        return self._transport is not None and self._http.usable
+        """Tell whether another request can be made here now."""
+        return self.lasting and not self._http.full
 
-    def open(self, headers: list[tuple[bytes, bytes, bool]]) -> Stream:
+    def open(self, headers: Fields, body: bytes = b"") -> Stream:
         """Send a request, see `Http2.request`, and return its answer."""
-        number = self._http.request(headers)
-        stream = self._streams[number] = Stream(self, number)
+        number = self._http.request(headers, body)
+        bodiless = (b":method", b"HEAD") in (header[:2] for header in headers)
+        stream = self._streams[number] = Stream(self, number, bodiless=bodiless)
         self._flush()
         return stream
 
@@ -125,13 +195,25 @@ class Link(asyncio.BufferedProtocol):
             if self._retired and not self._streams:
                 self.close()
 
-    async def answers(self) -> None:
-        """Wait for a sign of life; there may never be one. Raises `UpstreamError` when the connection ends."""
+    async def answers(self, seconds: float) -> bool:
+        """Ask for a sign of life; tell whether it came, False once nothing at all has come for `seconds`.
+
+        A slow link may be busy with something else for long. Raises `UpstreamError` when the connection ends.
+        """
         answer = self._loop.create_future()
         self._pings.append(answer)
         self._http.ping()
         self._flush()
-        await answer
+        try:
+            heard = -1
+            while heard != self.heard and not answer.done():
+                heard = self.heard
+                await asyncio.wait([answer], timeout=seconds)
+            if answer.done():
+                answer.result()
+            return answer.done()
+        finally:
+            answer.cancel()
 
     def retire(self) -> None:
         """Close the connection with the last answer on it."""
@@ -144,6 +226,15 @@ class Link(asyncio.BufferedProtocol):
         self._fail("closed")
 
     # What the transport calls.
+    def pause_writing(self) -> None:
+        """Hear that what is sent piles up."""
+        self._congested = True
+
+    def resume_writing(self) -> None:
+        """Hear that it no longer does."""
+        self._congested = False
+        self._flush()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin TLS."""
         self._transport = cast(asyncio.Transport, transport)
@@ -155,6 +246,7 @@ class Link(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was received."""
+        self.heard += 1
         self._incoming.write(_BUFFER[:nbytes])
         self._advance(drained=nbytes < len(_BUFFER))
 
@@ -227,10 +319,10 @@ class Link(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def _flush(self) -> None:
-        """Send what HTTP/2 has to say, once TLS is there."""
+        """Send what HTTP/2 has to say, once TLS is there and the server speaks it."""
         if self._transport is None:
             return
-        if self.secured.done() and (data := self._http.take()):
+        if self.protocol == HTTP2 and (data := self._http.take(bodies=not self._congested)):
             self._tls.write(data)
         self._write()
 
@@ -253,3 +345,25 @@ class Link(asyncio.BufferedProtocol):
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.hear(Event(stream.number, error=reason))
+
+
+class Passing(Link):
+    """A connection of what is passed through."""
+
+    def _speak(self) -> Http2:
+        # The server is told late what was taken of all answers: as late as of half of them.
+        return Http2(_PASSING_WINDOW, 2 * _PASSING_MOST * _PASSING_WINDOW)
+
+    @property
+    def usable(self) -> bool:
+        """Tell whether another request can be made here now, without waiting for others to be answered or sent."""
+        return super().usable and len(self._streams) < _PASSING_MOST and not self._congested
+
+    def fits(self, headers: Fields) -> bool:
+        """Tell whether a request can be said here, exactly."""
+        return self._http.fits(headers, _PASSING_HEAD) and all(
+            is_field(name, value) for name, value, _ in headers if not name.startswith(b":")
+        )
+
+    def _gather(self) -> None:
+        """Read on: a download is to be fast."""

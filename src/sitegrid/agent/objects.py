@@ -17,9 +17,8 @@ from typing import Final
 from sitegrid.agent.gate import Route
 from sitegrid.agent.http import Connection
 from sitegrid.agent.hub import Hub
-from sitegrid.agent.passthrough import open_as_client
 from sitegrid.agent.patches import patched_object
-from sitegrid.agent.reply import UpstreamError
+from sitegrid.agent.reply import HEAD_TIMEOUT, UpstreamError
 from sitegrid.agent.request import Request
 from sitegrid.agent.serve import UNREADY, Answer
 from sitegrid.agent.upstream import Upstream
@@ -57,20 +56,19 @@ async def get_object(
     ]
     headers.append(("Accept", codec.media_type))
     try:
-        exchange = await open_as_client(request, upstream, request.target, headers)
+        reply = await upstream.pass_on("GET", request.target, headers, b"", HEAD_TIMEOUT)
         try:
-            await exchange.head()
-            body = await exchange.read_all(_MAX_OBJECT, _TIMEOUT)
+            body = await reply.read_all(_MAX_OBJECT, _TIMEOUT)
         finally:
-            exchange.close()
+            reply.close()
     except UpstreamError as error:
         body = await _remembered(request, route, upstream, hub, codec, error)
         await connection.respond(200, [(b"content-type", codec.media_type.encode())], body)
         return
-    if exchange.status == 200:
+    if reply.status == 200:
         body = await _shown(body, route, upstream, hub, codec)
-    content_type = exchange.header(b"content-type") or codec.media_type.encode()
-    await connection.respond(exchange.status, [(b"content-type", content_type)], body)
+    content_type = reply.header(b"content-type") or codec.media_type.encode()
+    await connection.respond(reply.status, [(b"content-type", content_type)], body)
 
 
 async def refuse_a_grids(route: Route, upstream: Upstream, hub: Hub) -> None:

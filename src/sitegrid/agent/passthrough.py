@@ -1,8 +1,12 @@
-"""Passes a request through to the API server as a stream: any method, body, long watch or upgrade.
+"""Passes a request through to the API server: any method, body, long watch or upgrade.
 
 What goes upstream is what the client sent, its own Authorization included, and nothing of the agent's: neither token
 nor client certificate. Hop-by-hop headers are dropped and the body is framed anew, so that both sides can only read
 it in one way. Called by the server for everything that the gate does not guard.
+
+A request with a short body is read whole and shares a connection with others, where its head and body are one packet.
+Upgrades, and bodies that are large or of unknown length, are streams on connections of their own: what they cost is
+little beside what they send, and behind a large body on a slow link nothing else has to wait.
 
 Invariant: the agent's account is never lent. Held by ``tests/agent/test_passthrough.py``.
 """
@@ -14,7 +18,7 @@ import contextlib
 from typing import Final
 
 from sitegrid.agent.http import Connection
-from sitegrid.agent.reply import UpstreamError
+from sitegrid.agent.reply import Reply, UpstreamError
 from sitegrid.agent.request import Disconnected, Request
 from sitegrid.agent.upstream import Exchange, Upstream
 
@@ -30,6 +34,8 @@ _HOP_BY_HOP: Final = frozenset(
     }
     | {b"transfer-encoding", b"upgrade", b"http2-settings", b"expect", b"host", b"content-length"}
 )
+_SHORT: Final = 64 * 1024
+"""Bytes of the largest body that is read whole."""
 _LONG: Final = 3600.0 * 4
 """Seconds that the API server may take to begin its answer to a passed request (it may be an attach or a wait)."""
 
@@ -56,41 +62,56 @@ def _request_headers(request: Request) -> list[tuple[str, str]]:
     return headers
 
 
-async def open_as_client(
-    request: Request, upstream: Upstream, target: str, headers: list[tuple[str, str]] | None = None
-) -> Exchange:
-    """Send the request's head to `target` with the client's own credentials only. Raises `UpstreamError`."""
-    return await upstream.open(
-        request.method, target, _request_headers(request) if headers is None else headers, as_agent=False
-    )
-
-
 async def forward(request: Request, connection: Connection, upstream: Upstream, target: str) -> None:
     """Pass the request to `target` and the answer back. Raises `UpstreamError` while nothing is answered yet."""
-    exchange = await open_as_client(request, upstream, target)
-    sender: asyncio.Task[None] | None = None
+    upstream.require()
+    streamed = request.upgrade or request.chunked or int(request.header(b"content-length") or 0) > _SHORT
     try:
-        if not request.upgrade:
-            if request.header(b"expect").lower() == "100-continue":
-                connection.proceed()
-            sender = asyncio.get_running_loop().create_task(_send_body(request, exchange))
-        await exchange.head(_LONG)
-        if exchange.upgraded:
-            await _splice(request, connection, exchange)
-        else:
-            await _relay(connection, exchange, head_only=request.method == "HEAD")
+        await (_forward_stream if streamed else _forward_whole)(request, connection, upstream, target)
     except UpstreamError:
         if connection.started:
             # Half an answer is out: only the end of the connection tells the client that the rest is missing.
             connection.abort()
             raise Disconnected("the API server's answer broke off") from None
         raise
+
+
+async def _forward_whole(request: Request, connection: Connection, upstream: Upstream, target: str) -> None:
+    _proceed(request, connection)
+    body = bytearray()
+    while data := await request.body.read():
+        body += data
+    reply = await upstream.pass_on(request.method, target, _request_headers(request), bytes(body), _LONG)
+    try:
+        await _relay(connection, reply, head_only=request.method == "HEAD")
+    finally:
+        reply.close()
+
+
+async def _forward_stream(request: Request, connection: Connection, upstream: Upstream, target: str) -> None:
+    exchange = await upstream.open(request.method, target, _request_headers(request), as_agent=False)
+    sender: asyncio.Task[None] | None = None
+    try:
+        if not request.upgrade:
+            _proceed(request, connection)
+            sender = asyncio.get_running_loop().create_task(_send_body(request, exchange))
+        await exchange.head(_LONG)
+        if exchange.upgraded:
+            await _splice(request, connection, exchange)
+        else:
+            await _relay(connection, exchange, head_only=request.method == "HEAD")
     finally:
         if sender is not None:
             sender.cancel()
             with contextlib.suppress(asyncio.CancelledError, ConnectionError):
                 await sender
         exchange.close()
+
+
+def _proceed(request: Request, connection: Connection) -> None:
+    """Let a client that waits to be told so send its body."""
+    if request.header(b"expect").lower() == "100-continue":
+        connection.proceed()
 
 
 async def _send_body(request: Request, exchange: Exchange) -> None:
@@ -105,18 +126,18 @@ async def _send_body(request: Request, exchange: Exchange) -> None:
         raise
 
 
-async def _relay(connection: Connection, exchange: Exchange, *, head_only: bool) -> None:
-    length = exchange.header(b"content-length")
-    no_body = head_only or exchange.status in (204, 304)
+async def _relay(connection: Connection, reply: Reply, *, head_only: bool) -> None:
+    length = reply.header(b"content-length")
+    no_body = head_only or reply.status in (204, 304)
     await connection.start(
-        exchange.status,
-        end_to_end(exchange.headers),
+        reply.status,
+        end_to_end(reply.headers),
         length=int(length) if length.isdigit() else None,
         no_body=no_body,
     )
     if no_body:
         return
-    async for chunk in exchange.body():
+    async for chunk in reply.body():
         await connection.send(chunk)
     await connection.finish()
 

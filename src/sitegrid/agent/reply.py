@@ -22,6 +22,10 @@ class UpstreamError(ConnectionError):
     """The API server cannot be reached, or did not speak HTTP."""
 
 
+class Unprocessed(UpstreamError):
+    """The API server did nothing with the request, and says so: it can be made again."""
+
+
 class Reply:
     """`status` and `headers` are there after `head()`."""
 

@@ -1,8 +1,13 @@
-"""The way to the API server: requests of sources over one shared HTTP/2 connection, all else over HTTP/1.1.
+"""The way to the API server: sources share one HTTP/2 connection, what is passed through shares another.
 
-Used by sources (with the agent's account, or a client's) and by pass-through (with nothing but what the client sent),
-which has one exchange per connection, bodies as streams. Every wait has a limit, and the kernel is told to give a
-silent peer up (TCP_USER_TIMEOUT, keepalive), so that a WAN that swallows packets is noticed.
+Used by sources (with the agent's account, or a client's) and by pass-through (with nothing but what the client sent).
+The two do not share: a client could slow the watches that closure lives by, use up their streams, or have the API
+server end their connection. Upgrades, large bodies, and what cannot be said exactly in HTTP/2 have an HTTP/1.1
+connection each, as all have where the API server speaks nothing else.
+
+Every wait has a limit, and the kernel is told to give a silent peer up (TCP_USER_TIMEOUT, keepalive), so that a WAN
+that swallows packets is noticed. A passed request that is not answered soon asks whether the connection is alive, so
+that it fails as fast as a new connection would.
 
 asyncio keeps a 256 KiB buffer per TLS connection; `limit_tls_buffers` makes it 4 KiB, which saves 10 MB with 40
 connections. The attribute is undocumented: ``tests/agent/test_upstream.py`` pins it.
@@ -19,18 +24,19 @@ import asyncio
 import logging
 import os
 import random
+import re
 import socket
 import ssl
 import weakref
 from asyncio import sslproto
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Container, Iterable
+from typing import Final, NoReturn, TypeVar
 
 import httptools
 
 from sitegrid.agent.credentials import HTTP2, Credentials, CredentialsError, ResumingContext
-from sitegrid.agent.multiplex import Link
-from sitegrid.agent.reply import MAX_HEADERS, Reply, UpstreamError
+from sitegrid.agent.multiplex import Fields, Link, Passing, Stream
+from sitegrid.agent.reply import MAX_HEADERS, Reply, Unprocessed, UpstreamError
 from sitegrid.agent.wan import Wan
 
 _log = logging.getLogger(__name__)
@@ -48,6 +54,11 @@ _IDLE, _INTERVAL, _PROBES = 20, 5, 4
 _READ: Final = 32 * 1024
 _TLS_BUFFER: Final = 4 * 1024
 
+_ORDINARY: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_PATH: Final = re.compile(r"/[\x21-\x7e]*")
+_REPEATED: Final = frozenset({"accept", "accept-encoding", "content-type", "user-agent"})
+"""What clients say alike with every request, and which is no secret."""
+
 
 def limit_tls_buffers() -> None:
     """Make asyncio's buffer per TLS connection 4 KiB: clients' requests are small, and little is passed through."""
@@ -64,8 +75,9 @@ class Upstream:
         """Which parts of the configuration could not be used at the last try, and why."""
         self._probe: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._dialed: dict[ResumingContext, asyncio.Task[Link | None]] = {}
+        self._dialed: dict[tuple[ResumingContext, type[Link]], asyncio.Task[Link | None]] = {}
         self._links: weakref.WeakSet[Link] = weakref.WeakSet()
+        self.wan.listeners.append(self._wan_changed)
 
     def start(self) -> None:
         """Find out whether the API server can be reached, so that requests need not wait to learn that it cannot."""
@@ -87,12 +99,70 @@ class Upstream:
         if not self.wan.up:
             self.wan.lost(next(iter(self._unusable.values()), "it has not answered yet"), guessed=True)
 
-    async def open(self, method: str, target: str, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> Exchange:
-        """Connect and send a request head; Host (and, `as_agent`, the token) are added. Raises `UpstreamError`."""
+    def _wan_changed(self) -> None:
+        """Have no new request on a connection that may not have outlived the WAN's absence."""
+        if self.wan.down:
+            for link in self._links:
+                if isinstance(link, Passing):
+                    link.retire()
+
+    def require(self) -> None:
+        """Raise `UpstreamError` while the WAN is down."""
         if self.wan.down:
             raise UpstreamError(f"the API server cannot be reached: {self.wan.reason}")
+
+    async def open(self, method: str, target: str, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> Exchange:
+        """Connect and send a request head; Host (and, `as_agent`, the token) are added. Raises `UpstreamError`."""
+        self.require()
         headers = self._with_token(headers, as_agent=as_agent)
         return await self._exchange(method, target, headers, self.wan.patience, as_agent=as_agent)
+
+    async def pass_on(
+        self, method: str, target: str, headers: list[tuple[str, str]], body: bytes, timeout: float
+    ) -> Reply:
+        """Make a client's request, and return the answer once its head is there, at most `timeout` seconds later.
+
+        `headers` are all there are, with the body's length where it has one. What the API server has not begun with
+        when it ends the connection is asked again, once; a connection that is silent is given up. Raises
+        `UpstreamError`.
+        """
+        self.require()
+        link = await self._passing(method, target)
+        if link is not None and link.fits(fields := self._fields(method, target, headers, _REPEATED)):
+            stream = link.open(fields, body)
+            try:
+                await self._answer(link, stream, timeout)
+            except Unprocessed:
+                pass
+            except BaseException:
+                stream.close()
+                raise
+            else:
+                return stream
+        exchange = await self.open(method, target, headers, as_agent=False)
+        try:
+            if body:
+                await exchange.send(body)
+            await exchange.head(timeout)
+        except BaseException:
+            exchange.close()
+            raise
+        return exchange
+
+    async def _passing(self, method: str, target: str) -> Passing | None:
+        """Return the connection that passed requests share; None where this one needs its own."""
+        if method not in _ORDINARY or _PATH.fullmatch(target) is None:
+            return None
+        link = await self._shared(Passing, as_agent=False)
+        return link if isinstance(link, Passing) and link.usable else None
+
+    async def _answer(self, link: Passing, stream: Stream, timeout: float) -> None:
+        """Wait for the answer's head, however long, but on a live connection. Raises `UpstreamError`."""
+        patience = self.wan.patience / 2
+        if not await stream.begins(patience):
+            if not await link.answers(patience):
+                self._lost("it fell silent")
+            await stream.head(timeout)
 
     async def ask(self, target: str, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> Reply:
         """GET `target` for a source: on the shared connection, where the API server speaks HTTP/2.
@@ -100,12 +170,19 @@ class Upstream:
         Nobody waits for it, so that it is tried patiently, and while the WAN is down too. Raises `UpstreamError`.
         """
         headers = self._with_token(headers, as_agent=as_agent)
-        link = await self._shared(as_agent=as_agent)
+        link = await self._shared(Link, as_agent=as_agent)
         if link is None:
             return await self._exchange("GET", target, headers, CONNECT_TIMEOUT, as_agent=as_agent)
-        fields = [(":method", "GET"), (":scheme", "https"), (":authority", self.credentials.host_header)]
-        fields += [(":path", target), *((name.lower(), value) for name, value in headers)]
-        return link.open([(n.encode("latin-1"), v.encode("latin-1"), n != ":path") for n, v in fields])
+        return link.open(self._fields("GET", target, headers, {name.lower() for name, _ in headers}))
+
+    def _fields(
+        self, method: str, target: str, headers: Iterable[tuple[str, str]], repeated: Container[str]
+    ) -> Fields:
+        """Return a request's head as HTTP/2 has it."""
+        pseudo = [(":method", method), (":scheme", "https"), (":authority", self.credentials.host_header)]
+        fields = [(name, value, True) for name, value in pseudo] + [(":path", target, False)]
+        fields += [(name.lower(), value, name.lower() in repeated) for name, value in headers]
+        return [(name.encode("latin-1"), value.encode("latin-1"), again) for name, value, again in fields]
 
     def _with_token(self, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> list[tuple[str, str]]:
         token = self._own("token", self.credentials.token) if as_agent else ""
@@ -154,37 +231,38 @@ class Upstream:
         _notice_silence(writer.transport)
         return reader, writer
 
-    async def _shared(self, *, as_agent: bool) -> Link | None:
-        """Return the shared connection, made where there is none; None where there cannot be one.
+    async def _shared(self, kind: type[Link], *, as_agent: bool) -> Link | None:
+        """Return the shared connection of a kind, made where there is none; None where there cannot be one.
 
         All who need it wait for the same attempt. It is of the present credentials only.
         """
         context = self._context(as_agent=as_agent)
         if context is None:
             return None
-        dialing = self._dialed.get(context)
+        dialing = self._dialed.get((context, kind))
         if dialing is None or (dialing.done() and not _is_good(dialing)):
             # All others are of former credentials, or take no further requests.
             current = [self._context(as_agent=yes) for yes in (True, False)]
-            self._dialed = {known: task for known, task in self._dialed.items() if known in current}
+            self._dialed = {known: task for known, task in self._dialed.items() if known[0] in current}
             for link in self._links:
-                if link.context is context or link.context not in current:
+                if link.context not in current or (link.context, type(link)) == (context, kind):
                     link.retire()
-            dialing = asyncio.get_running_loop().create_task(self._dial(context), name="source dial")
-            self._dialed[context] = dialing
+            dialing = asyncio.get_running_loop().create_task(self._dial(context, kind), name="source dial")
+            self._dialed[context, kind] = dialing
         return await asyncio.shield(dialing)
 
-    async def _dial(self, context: ResumingContext) -> Link | None:
-        link = await self._connect(CONNECT_TIMEOUT, self._link(context))
+    async def _dial(self, context: ResumingContext, kind: type[Link]) -> Link | None:
+        limit = self.wan.patience if kind is Passing else CONNECT_TIMEOUT
+        link = await self._connect(limit, self._link(context, kind))
         if link.protocol == HTTP2:
             return link
         link.close()
         return None
 
-    async def _link(self, context: ResumingContext) -> Link:
+    async def _link(self, context: ResumingContext, kind: type[Link]) -> Link:
         loop, credentials = asyncio.get_running_loop(), self.credentials
         transport, link = await loop.create_connection(
-            lambda: Link(context, credentials.server_name), credentials.host, credentials.port
+            lambda: kind(context, credentials.server_name), credentials.host, credentials.port
         )
         self._links.add(link)
         _notice_silence(transport)
@@ -203,11 +281,15 @@ class Upstream:
             async with asyncio.timeout(limit):
                 result = await connecting
         except OSError as error:
-            self.wan.lost(_why(error))
-            self._look()
-            raise UpstreamError(f"the API server cannot be reached: {self.wan.reason}") from error
+            self._lost(_why(error), error)
         self.wan.reached(loop.time() - begin)
         return result
+
+    def _lost(self, reason: str, error: OSError | None = None) -> NoReturn:
+        """Tell the WAN, and have it looked for. Raises `UpstreamError`."""
+        self.wan.lost(reason)
+        self._look()
+        raise UpstreamError(f"the API server cannot be reached: {self.wan.reason}") from error
 
     def _look(self) -> None:
         """Have a probe running."""
@@ -219,7 +301,7 @@ class Upstream:
         pause = _FIRST_PROBE
         while True:
             try:
-                link = await self._shared(as_agent=True)
+                link = await self._shared(Link, as_agent=True)
                 if link is None:
                     _, writer = await self._connect(CONNECT_TIMEOUT, self._streams(self._context(as_agent=True)))
                     writer.transport.abort()
@@ -235,12 +317,9 @@ class Upstream:
     async def _ping(self, link: Link) -> None:
         """See whether the shared connection is alive, and end it otherwise. Raises `UpstreamError`."""
         begin = asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                await link.answers()
-        except TimeoutError:
+        if not await link.answers(CONNECT_TIMEOUT):
             link.close()
-            raise UpstreamError("the API server fell silent") from None
+            raise UpstreamError("the API server fell silent")
         # A connection takes three times as long to make.
         self.wan.reached(3 * (asyncio.get_running_loop().time() - begin))
 
@@ -262,7 +341,7 @@ def _is_good(dialing: asyncio.Task[Link | None]) -> bool:
     if dialing.cancelled() or dialing.exception() is not None:
         return False
     link = dialing.result()
-    return link is None or link.usable
+    return link is None or (link.lasting if isinstance(link, Passing) else link.usable)
 
 
 def _notice_silence(transport: asyncio.BaseTransport) -> None:

@@ -16,6 +16,8 @@ TABLE_SIZE: Final = 4096
 """Bytes of each side's dynamic table (RFC 9113, SETTINGS_HEADER_TABLE_SIZE's initial value)."""
 MAX_HEADERS: Final = 64 * 1024
 """Most that one decoded header list may have, in bytes."""
+_NEVER: Final = 0x10
+"""Marks a literal that is never indexed (section 6.2.3)."""
 _OVERHEAD: Final = 32
 """What an entry of the table costs beyond its text (section 4.1)."""
 
@@ -164,7 +166,11 @@ class Encoder:
             self._table.resize(size)
 
     def encode(self, headers: Iterable[tuple[bytes, bytes, bool]]) -> bytes:
-        """Return a list of (name, value, whether it will be repeated)."""
+        """Return a list of (name, value, whether it will be repeated).
+
+        What will not be repeated is never looked for among what was, and says that nobody else may remember it
+        either (section 7.1.3): so no credential can be guessed by how short it comes out.
+        """
         out = bytearray()
         if self._smallest is not None:
             # Section 4.2: the smallest size in between first, so that both sides forget the same.
@@ -176,18 +182,18 @@ class Encoder:
         return bytes(out)
 
     def _field(self, header: Header, repeated: bool) -> bytes:
-        if (index := self._index(header)) is not None:
+        if (index := self._index(header, repeated)) is not None:
             return _write_integer(index, 7, 0x80)
         keep = repeated and _cost(header) <= self._table.limit
         name = _STATIC_NAMES.get(header[0], 0)
-        out = _write_integer(name, 6, 0x40) if keep else _write_integer(name, 4, 0)
+        out = _write_integer(name, 6, 0x40) if keep else _write_integer(name, 4, 0 if repeated else _NEVER)
         out += b"" if name else _write_text(header[0])
         if keep:
             self._table.add(header)
         return out + _write_text(header[1])
 
-    def _index(self, header: Header) -> int | None:
-        if header in self._table.entries:
+    def _index(self, header: Header, repeated: bool) -> int | None:
+        if repeated and header in self._table.entries:
             return len(_STATIC) + 1 + self._table.entries.index(header)
         return _STATIC_INDEX.get(header)
 

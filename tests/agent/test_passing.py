@@ -1,4 +1,4 @@
-"""What is passed through over HTTP/2: requests share a connection, and what one meets there does not reach another."""
+"""What is passed through over HTTP/2: requests share a connection, and none meets what happens to another."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from sitegrid.agent.credentials import from_kubeconfig
+from sitegrid.agent.multiplex import Passing
 from sitegrid.agent.reply import Reply, UpstreamError
 from sitegrid.agent.upstream import Upstream
 from sitegrid.wire.http2 import MAX_FRAME
 from tests.support.http2server import DATA, GOAWAY, RST, ApiServer, Connection
 
-WINDOW = 64 * 1024
+WINDOW = 32 * 1024
 MINE = ("authorization", "Bearer mine")
 Answer = tuple[tuple[bytes, bytes], ...]
 
@@ -118,9 +119,9 @@ async def test_the_agents_certificate_is_not_shown_for_clients(server: ApiServer
 
 
 async def test_answers_that_nobody_reads_do_not_stop_the_others(passed: Passed, objects: Any) -> None:
-    """Twenty full windows are more than a connection's usual one; the next answer comes all the same."""
+    """Forty full windows are more than a connection's usual one; the next answer comes all the same."""
     unread = []
-    for number in range(20):
+    for number in range(40):
         task, connection, stream = await passed.begin(f"/{number}")
         connection.answer(stream, b"200")
         for _ in range(WINDOW // MAX_FRAME):
@@ -132,7 +133,7 @@ async def test_answers_that_nobody_reads_do_not_stop_the_others(passed: Passed, 
     assert await _body(task) == b"ok"
     for reply in unread:
         reply.close()
-    await objects.eventually(lambda: len(connection.cancelled) == 20)
+    await objects.eventually(lambda: len(connection.cancelled) == 40)
 
 
 async def test_a_read_answer_may_go_on(passed: Passed, objects: Any) -> None:
@@ -140,7 +141,7 @@ async def test_a_read_answer_may_go_on(passed: Passed, objects: Any) -> None:
     task, connection, stream = await passed.begin()
     connection.answer(stream, b"200")
     body = (await task).body(20)
-    for _ in range(10 << 20 >> 16):
+    for _ in range((10 << 20) // WINDOW):
         for _ in range(WINDOW // MAX_FRAME):
             connection.send(DATA, 0, stream, b"x" * MAX_FRAME)
         read = 0
@@ -181,6 +182,39 @@ async def test_a_silent_connection_is_given_up(
     old.send(DATA, 1, stream, b"end")
     assert await anext(body) == b"end"
     await objects.eventually(lambda: old.ended)
+
+
+async def test_a_connection_that_is_busy_is_not_given_up(
+    upstream: Upstream, passed: Passed, objects: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ping may be behind a large body: while that is acknowledged, somebody is there."""
+    looks = []
+    monkeypatch.setattr(Passing, "_unacknowledged", lambda link: 0.0 if looks.append(1) or len(looks) < 4 else 60.0)
+    upstream.wan.patience = 0.05
+    first, connection, stream = await passed.begin("/first")
+    connection.answer(stream, b"200", end=True)
+    await _body(first)
+    looks.clear()
+    connection.mute = True
+    task, *_ = await passed.begin("/body")
+    with pytest.raises(UpstreamError, match="it fell silent"):
+        await task
+    assert len(looks) == 4
+
+
+async def test_acknowledgements_are_seen(upstream: Upstream, passed: Passed, objects: Any) -> None:
+    """The kernel says how long ago the other one's last was."""
+    _, connection, _ = await passed.begin()
+    (link,) = upstream._links
+    await objects.eventually(lambda: link._unacknowledged() > 0.1)
+    connection.mute = True
+
+    def acknowledged() -> bool:
+        link._http.ping()
+        link._flush()
+        return link._unacknowledged() < 0.1
+
+    await objects.eventually(acknowledged)
 
 
 async def test_a_server_that_takes_its_time_is_waited_for(upstream: Upstream, passed: Passed, objects: Any) -> None:
@@ -396,7 +430,7 @@ async def test_a_client_is_answered_over_it(http2_site: Any, server: ApiServer) 
 @pytest.mark.parametrize(
     "request_",
     [
-        b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\n\r\n" + b"x" * 65537,
+        b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 16385\r\n\r\n" + b"x" * 16385,
         b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
         b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     ],

@@ -1,7 +1,7 @@
 """A TLS server that speaks HTTP/2 frame by frame, as each test wants it.
 
-Used by the tests of what the agent asks over HTTP/2 (``tests/agent/test_multiplex.py``, ``test_passing.py``): requests
-are kept, and nothing is answered but what the test says. HTTP/1.1 requests are answered with `ok`.
+Used by the tests of what the agent asks over HTTP/2 (``tests/agent/test_multiplex.py``, ``test_passing.py``): what
+arrives is kept, and nothing is answered but what the test says. HTTP/1.1 requests are answered with `ok`.
 """
 
 from __future__ import annotations

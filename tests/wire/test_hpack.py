@@ -33,7 +33,7 @@ def test_a_repeated_header_is_one_byte() -> None:
 
 
 def test_a_secret_is_neither_remembered_nor_looked_for() -> None:
-    """Section 7.1.3: how short a guess comes out tells nothing of what others sent; nobody else may keep it either."""
+    """Section 7.1.3: how short a guess comes out tells nothing of what others sent, and nobody else may keep it."""
     encoder, secret, other = Encoder(), (b"authorization", b"Bearer right"), (b"authorization", b"Bearer wrong")
     encoder.encode([(*secret, True)])
     right, wrong = encoder.encode([(*secret, False)]), encoder.encode([(*other, False)])

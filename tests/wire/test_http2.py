@@ -152,7 +152,7 @@ def test_what_the_server_refuses_was_not_begun(http: Http2) -> None:
 
 
 def _sent(http: Http2, stream: int = 1) -> tuple[int, bool]:
-    """Return how many bytes of a body are to be sent now, in frames that are not too large, and whether that is all."""
+    """Return how many bytes of a body are to be sent now, in frames of a legal size, and whether that is all."""
     found = [(flags, payload) for kind, flags, of, payload in frames(http.take()) if (kind, of) == (DATA, stream)]
     assert all(len(payload) <= MAX_FRAME for _, payload in found)
     return sum(len(payload) for _, payload in found), any(flags & 1 for flags, _ in found)

@@ -17,7 +17,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
 import ssl
+import sys
 from typing import Final, cast
 
 from sitegrid.agent.credentials import HTTP2, ResumingContext
@@ -32,10 +34,13 @@ PAUSE: Final = 0.3
 """Seconds that arrivals are let gather in a burst: kube-proxy writes rules once a second."""
 _UNSENT: Final = 1024 * 1024
 """Bytes that may wait to be sent; requests and answers to pings are small."""
-_PASSING_WINDOW: Final = 64 * 1024
+_PASSING_WINDOW: Final = 32 * 1024
+"""Bytes of one answer that may be in front of another's first one: 5 s at 50 kbit/s."""
 _PASSING_MOST: Final = 64
 _PASSING_HEAD: Final = 8 * 1024
 """Bytes of the largest request head that goes with others, so that heads that wait to be sent remain few bytes."""
+_LAST_ACK: Final = slice(56, 60)
+"""Where linux/tcp.h, struct tcp_info, has tcpi_last_ack_recv, in milliseconds."""
 _BUFFER: Final = memoryview(bytearray(32 * 1024))
 """Where every connection receives: what is in it is taken out at once."""
 
@@ -156,7 +161,7 @@ class Link(asyncio.BufferedProtocol):
         self._congested = False
         self._retired = False
         self._pings: list[asyncio.Future[None]] = []
-        self.heard = 0
+        self._heard = 0
         """How often something has come from the API server."""
         self.protocol = ""
         self.secured: asyncio.Future[None] = self._loop.create_future()
@@ -198,22 +203,30 @@ class Link(asyncio.BufferedProtocol):
     async def answers(self, seconds: float) -> bool:
         """Ask for a sign of life; tell whether it came, False once nothing at all has come for `seconds`.
 
-        A slow link may be busy with something else for long. Raises `UpstreamError` when the connection ends.
+        A slow link may long be busy with what was asked before, or with a body of ours, which is acknowledged piece
+        by piece. Raises `UpstreamError` when the connection ends.
         """
         answer = self._loop.create_future()
         self._pings.append(answer)
         self._http.ping()
         self._flush()
         try:
-            heard = -1
-            while heard != self.heard and not answer.done():
-                heard = self.heard
+            while not answer.done():
+                heard = self._heard
                 await asyncio.wait([answer], timeout=seconds)
-            if answer.done():
-                answer.result()
-            return answer.done()
+                if heard == self._heard and not answer.done() and self._unacknowledged() >= seconds:
+                    return False
+            answer.result()
+            return True
         finally:
             answer.cancel()
+
+    def _unacknowledged(self) -> float:
+        """Return for how many seconds the API server's machine has acknowledged nothing."""
+        assert self._transport is not None  # or every answer to a ping would be there
+        sock = self._transport.get_extra_info("socket")
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_ACK.stop)
+        return float(int.from_bytes(info[_LAST_ACK], sys.byteorder) / 1000)
 
     def retire(self) -> None:
         """Close the connection with the last answer on it."""
@@ -246,7 +259,7 @@ class Link(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was received."""
-        self.heard += 1
+        self._heard += 1
         self._incoming.write(_BUFFER[:nbytes])
         self._advance(drained=nbytes < len(_BUFFER))
 

@@ -415,11 +415,15 @@ class Network:
         self._waiters.append(waiter)
         await waiter
 
-    async def open(self, method: str, target: str, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> Wire:
-        """Connect and send a client's request, as `Upstream.open` does."""
+    async def pass_on(
+        self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes, timeout: float
+    ) -> Wire:
+        """Connect, send a client's request and wait for the answer's head, as `Upstream.pass_on` does."""
         if self.wan.down:
             raise UpstreamError("down")
-        return await self._request(target, headers, self.wan.patience)
+        wire = await self._request(target, headers, self.wan.patience)
+        await wire.head(timeout)
+        return wire
 
     async def ask(self, target: str, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> Wire:
         """Connect and send a source's request, as `Upstream.ask` does."""

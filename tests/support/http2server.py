@@ -25,7 +25,7 @@ DATA, HEADERS, RST, SETTINGS, PING, GOAWAY, WINDOW = 0, 1, 3, 4, 6, 7, 8
 class Connection:
     """One connection that the server has: what it was asked, and the way to answer."""
 
-    def __init__(self, writer: asyncio.StreamWriter, whole: list[tuple[Connection, int]]) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, whole: list[tuple[Connection, int]], *, mute: bool) -> None:
         tls = writer.get_extra_info("ssl_object")
         self.resumed: bool = tls.session_reused
         self.protocol: str = tls.selected_alpn_protocol()
@@ -37,7 +37,8 @@ class Connection:
         self.pings = 0
         self.cancelled: list[int] = []
         self.ended = False
-        self.mute = False
+        self.mute = mute
+        """Whether pings are left unanswered."""
         self.window = 65535
         self.windows: dict[int, int] = {}
         self._first_window = 65535
@@ -117,6 +118,7 @@ class ApiServer:
         self.whole: list[tuple[Connection, int]] = []
         """Requests in the order in which they were there whole."""
         self.protocols = ["h2", "http/1.1"]
+        self.mute = False
         self.settings = b""
         """The payload of its SETTINGS."""
         self.user: dict[str, str] = {"tokenFile": "token"}
@@ -171,7 +173,7 @@ class ApiServer:
                 connection.writer.transport.abort()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection(writer, self.whole)
+        connection = Connection(writer, self.whole, mute=self.mute)
         self.connections.append(connection)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             await connection.serve(reader, self.settings)

@@ -23,7 +23,8 @@ Answer = tuple[tuple[bytes, bytes], ...]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look for an API server that is lost at once."""
+    """Look for an API server that is lost at once, and wait long for connections, which a slow machine needs."""
+    monkeypatch.setattr("sitegrid.agent.wan._PATIENCE", 10.0)
     monkeypatch.setattr("sitegrid.agent.upstream._FIRST_PROBE", 0.01)
     monkeypatch.setattr("sitegrid.agent.upstream._LONGEST_PROBE", 0.01)
 
@@ -190,8 +191,9 @@ async def test_a_connection_that_is_busy_is_not_given_up(
     """The ping may be behind a large body: while that is acknowledged, somebody is there."""
     looks = iter([0.0, 0.0, 0.0, 60.0])
     monkeypatch.setattr(Passing, "_unacknowledged", lambda link: next(looks))
-    upstream.wan.patience = 0.05
     server.mute = True
+    await passed.begin("/first")
+    upstream.wan.patience = 0.05
     task, *_ = await passed.begin("/body")
     with pytest.raises(UpstreamError, match="it fell silent"):
         await task
@@ -213,12 +215,17 @@ async def test_acknowledgements_are_seen(upstream: Upstream, passed: Passed, obj
     await objects.eventually(acknowledged)
 
 
-async def test_a_server_that_takes_its_time_is_waited_for(upstream: Upstream, passed: Passed, objects: Any) -> None:
+async def test_a_server_that_takes_its_time_is_waited_for(
+    upstream: Upstream, passed: Passed, objects: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It answers pings: how long it works on a request is its own affair."""
+    monkeypatch.setattr(Passing, "_unacknowledged", lambda link: 0.0)
+    await passed.begin("/first")
     upstream.wan.patience = 0.02
     task, connection, stream = await passed.begin()
-    await objects.eventually(lambda: connection.pings == 1)
-    await asyncio.gather(*(upstream.wan.pause(0.05) for _ in range(3)))
+    (link,) = upstream._links
+    await objects.eventually(lambda: connection.pings and not link._pings)
+    await asyncio.wait([task], timeout=0.2)
     connection.answer(stream, b"200", b"late", end=True)
     assert await _body(task) == b"late"
 

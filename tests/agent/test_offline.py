@@ -357,6 +357,17 @@ async def test_what_nobody_asks_for_is_swept(objects: Any, start_agent: Any, tmp
         assert await site.names(objects.slices) == []
 
 
+async def test_questions_without_end_do_not_fill_the_disk(
+    objects: Any, start_agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that makes up selections gets its answers, and at some number of them no more are kept."""
+    monkeypatch.setattr("sitegrid.agent.disk.MAX_DOCUMENTS", 10)
+    async with start_agent() as site:
+        for number in range(30):
+            assert await site.names(objects.slices, labelSelector=f"made-up={number}") == []
+    assert 5 <= len([*(tmp_path / "data").iterdir()]) <= 11  # and the salt
+
+
 async def test_views_are_not_forgotten_offline(
     api: Any, objects: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,20 @@ def test_new_labels_leave_the_rest_alone(
     assert protobuf.read_meta(changed).labels == new
     assert protobuf.with_labels(changed, {}) == protobuf.with_labels(message({}), {})
     assert changed.endswith(tail)
+
+
+def test_large_annotations_are_not_held_in_memory(encode: Any) -> None:
+    """Reading objects leaves nothing of them behind, whatever is in their annotations (a whole manifest often is)."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(100):
+            entry = encode.blob(1, "kubectl.kubernetes.io/last-applied-configuration")
+            entry += encode.blob(2, f"{number}".ljust(20_000))
+            assert protobuf.read_meta(encode.blob(1, encode.meta("a", extra=encode.blob(12, entry)))).name == "a"
+        assert tracemalloc.get_traced_memory()[0] - before < 500_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_last_of_repeated_map_keys_counts(encode: Any) -> None:

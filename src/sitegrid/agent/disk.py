@@ -26,6 +26,8 @@ from sitegrid.agent.source import Source, SourceKey, Stored
 from sitegrid.wire.codec import Item
 
 SWEEP_SECONDS: Final = 3600.0
+MAX_DOCUMENTS: Final = 512
+"""Most documents that are begun between two sweeps: more than a kubelet has, and clients can make up any number."""
 _SALT: Final = "salt"
 _SALT_BYTES: Final = 32
 
@@ -81,21 +83,24 @@ class Disk:
     def load(self, key: SourceKey) -> Stored | None:
         """Return the last state of the source that asks for `key`, if there is a whole one."""
         name = _name(key)
-        self._used.add(name)
         document = self._directory.read(name)
         if document is None:
             return None
+        self._used.add(name)
         items = (Item(record.key, int(record.version), record.data) for record in document.records)
         return Stored({item.key: item for item in items}, int(document.resource_version))
 
     def keep(self, source: Source) -> None:
         """Have the source's state written soon; removed where there is none to be shown."""
         name = _name(source.key)
-        if source.synced:
-            self._used.add(name)
-            self._snapshotter.changed(name, lambda: _document(name, source))
-        else:
+        if not source.synced:
             self._snapshotter.removed(name)
+            return
+        if name not in self._used:
+            if max(len(self._used), self._snapshotter.unwritten) >= MAX_DOCUMENTS:
+                return
+            self._used.add(name)
+        self._snapshotter.changed(name, lambda: _document(name, source))
 
     async def run(self, active: Callable[[], list[SourceKey]], reachable: Callable[[], bool]) -> None:
         """Write and sweep for ever; cancelled, write what is left. `active` are the sources that have users."""

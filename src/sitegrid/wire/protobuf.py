@@ -190,14 +190,19 @@ def map_entry(data: bytes, field: Field) -> tuple[str, str]:
     """Return key and value of an entry of a map of strings. Raises `ProtobufError`."""
     if field[1] != BYTES:
         raise ProtobufError("a map entry is a message")
-    return _map_entry(data[field[3] : field[4]])
+    entry = data[field[3] : field[4]]
+    return _known_entry(entry) if len(entry) <= _MAX_KNOWN_ENTRY else _map_entry(entry)
 
 
-@lru_cache(maxsize=256)
 def _map_entry(data: bytes) -> tuple[str, str]:
-    """Return key and value; the labels of a slice are the same ones with every change."""
     entry = _strings(data, (1, 2), 0, len(data))
     return entry.get(1, ""), entry.get(2, "")
+
+
+_known_entry: Final = lru_cache(maxsize=256)(_map_entry)
+"""The labels of a slice are the same ones with every change."""
+_MAX_KNOWN_ENTRY: Final = 512
+"""Bytes of any label. An annotation may be a whole manifest, and there is no need to hold hundreds of them."""
 
 
 def read_meta(message: bytes) -> Meta:

@@ -157,7 +157,11 @@ class Snapshotter:
             self._not_before.pop(name, None)
             return
         pause = max(self._interval, outcome.size / self._bytes_per_second, 0.0 if outcome.done else _RETRY)
-        not_before = self._not_before[name] = self._clock() + pause
+        now = self._clock()
+        not_before = now + pause
+        # Names are what clients ask for, without end: those that may be written at once need no note.
+        self._not_before = {known: time for known, time in self._not_before.items() if time > now}
+        self._not_before[name] = not_before
         newer = self._pending.get(name)
         if newer is not None:
             # A removal has nothing to wait for.

@@ -5,25 +5,33 @@ The API server asks the lab's kubelet on the node; `tests/lab/test_kubelet_*.py`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
+import sys
+import termios
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sitegrid.lab.addresses import AGENT_URL, API_SERVER_URL, NodeAddresses
-from sitegrid.lab.clients import Clients, entered
+from sitegrid.lab.clients import Clients, entered, wait_until
 from sitegrid.lab.config import LabConfig
+from sitegrid.lab.kubelet import record
 from sitegrid.lab.kubelet.listener import PORT
+from sitegrid.lab.kubelet.sandbox import directory_name
 from sitegrid.lab.lab import Lab
+from tests.support.faultsite import metrics
 from tests.support.processes import start
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 NODE, NEIGHBOUR = "node12", "node14"
 """The lab's first node and the one beside it."""
+KEY = "c2l0ZWdyaWQgc2l0ZWdyaQ=="
 OBJECTS = """
 apiVersion: v1
 kind: ServiceAccount
@@ -33,7 +41,7 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: typist}
 rules:
-- {apiGroups: [""], resources: [pods, pods/log], verbs: [get]}
+- {apiGroups: [""], resources: [pods, pods/log, pods/exec], verbs: [get, create]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
@@ -49,6 +57,18 @@ spec:
   terminationGracePeriodSeconds: 1
   containers: [{name: c, image: web, ports: [{containerPort: 80}]}]
 """
+
+
+TYPED_AT = """
+import os, signal, sys
+try:
+    print(os.get_terminal_size(0).lines, os.get_terminal_size(0).columns, 'begun', flush=True)
+    signal.pause()
+except KeyboardInterrupt:
+    print('caught')
+    sys.exit(4)
+"""
+"""A program that waits for Ctrl-C."""
 
 
 class Typist:
@@ -83,7 +103,7 @@ class Typist:
 
 @pytest.fixture(scope="module")
 def typist(lab: Lab, clients: Clients) -> Iterator[Typist]:
-    """Return a user who may read pods and their logs, and run the pod ``typed`` on the node."""
+    """Return a user who may read logs and run commands in pods, and run the pod ``typed`` on the node."""
     lab.kubectl("apply", "-f", "-", input=OBJECTS)
     lab.kubectl("wait", "pod/typed", "--for=condition=Ready", "--timeout=120s")
     yield Typist(lab)
@@ -104,9 +124,124 @@ def test_logs_follow_the_requests(typist: Typist, way: str) -> None:
             os.kill(entered(following), signal.SIGKILL)
 
 
+@pytest.mark.parametrize("way", ["straight", "agent"])
+def test_exec_has_streams_and_an_exit_code(typist: Typist, way: str) -> None:
+    """Input goes in to its end, output and errors come apart, and kubectl ends as the command does."""
+    done = typist.run(way, "exec", "-i", "typed", "--", "sh", "-c", "cat; echo err >&2; exit 3", input="one\ntwo")
+    assert (done.stdout, done.stderr.splitlines()[0], done.returncode) == ("one\ntwo", "err", 3)
+
+
+@pytest.mark.parametrize("way", ["straight", "agent"])
+def test_exec_carries_many_bytes_both_ways(typist: Typist, way: str) -> None:
+    """Nothing is lost or mixed up of megabytes that come back while more go in."""
+    text = "".join(f"{number:07}\n" for number in range(400_000))
+    done = typist.run(way, "exec", "-i", "typed", "--", "cat", input=text)
+    assert done.returncode == 0
+    assert done.stdout == text
+
+
+def test_exec_is_in_the_pod(typist: Typist) -> None:
+    """The command has the pod's address and host name, and sees no process but its own."""
+    program = "ip -o -4 address show eth0; hostname; ls -d /proc/[0-9]*"
+    done = typist.run("agent", "exec", "typed", "--", "sh", "-c", program)
+    assert typist.url.removeprefix("http://") in done.stdout.splitlines()[0]
+    assert done.stdout.splitlines()[1] == "typed"
+    assert "/proc/1\n" in done.stdout
+    assert len(done.stdout.splitlines()) < 8
+
+
+@pytest.mark.parametrize("way", ["straight", "agent"])
+def test_exec_with_a_terminal(typist: Typist, way: str) -> None:
+    """It has the size of the user's, and Ctrl-C reaches the command in it instead of ending kubectl."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (33, 99))
+    argv = typist.argv(way, "exec", "-it", "typed", "--", sys.executable, "-I", "-S", "-c", TYPED_AT)
+    with start(argv, stdin=theirs, stdout=theirs) as talk:
+        os.close(theirs)
+        try:
+            assert b"33 99" in hear(ours, b"begun")
+            os.write(ours, b"\x03")
+            hear(ours, b"caught")
+            assert talk.wait() == 4
+        finally:
+            os.close(ours)
+
+
+def hear(terminal: int, last: bytes) -> bytes:
+    """Read until the word `last` comes; return all that was read."""
+    heard = b""
+    while last not in heard:
+        heard += os.read(terminal, 4096)
+    return heard
+
+
+@pytest.mark.parametrize("end", ["kubectl", "kubelet", "container"])
+def test_nothing_is_left_of_an_exec(typist: Typist, end: str) -> None:
+    """Where kubectl, kubelet or container is killed, the command ends with all that it has started."""
+    mark = f"left-by-{end}"
+    sleep = f"exec -a {mark} sleep 600"
+    program = f"setsid bash -c '{sleep}' & echo begun; {sleep}"
+    with start(typist.argv("agent", "exec", "typed", "--", "bash", "-c", program), stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        try:
+            assert running.stdout.readline() == b"begun\n"
+            assert wait_until(lambda: len(named(mark)) == 2)
+            if end == "kubectl":
+                os.kill(entered(running), signal.SIGKILL)
+            elif end == "kubelet":
+                typist.lab.process(f"kubelet@{NODE}", "kill")
+                assert wait_until(lambda: typist.run("straight", "logs", "typed").returncode == 0)
+            else:
+                typist.in_lab(NODE, ["kill", "-KILL", str(container(typist.lab))])
+            assert wait_until(lambda: not named(mark))
+        finally:
+            running.kill()
+
+
+def named(mark: str) -> list[int]:
+    """Return the processes that call themselves `mark`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(mark.encode()):
+                found.append(int(entry.name))
+    return found
+
+
+def container(lab: Lab) -> int:
+    """Return the process of the pod's container, as the lab numbers it."""
+    found = record.load(lab.layout.pods(NODE) / directory_name("default", "typed"))
+    assert found is not None
+    return found.containers["c"].pid
+
+
 def test_nobody_but_the_api_server_may_ask_the_kubelet(typist: Typist) -> None:
     """A client on the node's LAN, without the API server's certificate, gets no answer."""
     ca = str(typist.lab.layout.pki / "ca.crt")
     url = f"https://{NodeAddresses(1).lan}:{PORT}/containerLogs/default/typed/c"
     done = typist.in_lab(NEIGHBOUR, ["curl", "-sS", "--cacert", ca, url])
     assert (done.stdout, "alert" in done.stderr or "empty reply" in done.stderr.lower()) == ("", True), done.stderr
+
+
+def test_exec_while_the_wan_is_cut_fails_at_once(typist: Typist) -> None:
+    """The agent answers the upgrade with 503 itself, without a wait for TCP."""
+    lab = typist.lab
+    lab.cut_wan(NODE)
+    try:
+        lab.process(f"agent@{NODE}", "kill")
+        assert wait_until(lambda: metrics(lab, NODE).get("wan_down") == 1)
+        ca = str(lab.layout.pki / "ca.crt")
+        url = f"{AGENT_URL}/api/v1/namespaces/default/pods/typed/exec?container=c&command=true&stdout=true"
+        fields = [f"Authorization: Bearer {typist.token}", "Connection: Upgrade", "Upgrade: websocket"]
+        fields += [
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Protocol: v5.channel.k8s.io",
+            f"Sec-WebSocket-Key: {KEY}",
+        ]
+        headers = [word for field in fields for word in ("-H", field)]
+        answer = typist.in_lab(NODE, ["curl", "-si", "-m", "5", "--cacert", ca, *headers, url]).stdout
+        assert answer.startswith("HTTP/1.1 503 ")
+        assert '"reason":"ServiceUnavailable"' in answer
+    finally:
+        lab.restore_wan(NODE)
+    assert wait_until(lambda: metrics(lab, NODE).get("wan_down") == 0)

@@ -138,3 +138,12 @@ async def test_labels_file_follows_the_node(tmp_path: Path) -> None:
     found = agent(FakeClient(), tmp_path)
     found._observe(None, existing(zone="b"))
     assert json.loads((tmp_path / "labels").read_text()) == {"zone": "b", **node.own_labels("x")}
+
+
+async def test_api_server_that_does_not_know_declared_features(tmp_path: Path) -> None:
+    """An older one drops the field: the status is not written again and again for it."""
+    present = existing()
+    del present["status"]["declaredFeatures"]
+    found = agent(FakeClient(), tmp_path)
+    found._store.set(present)
+    assert not found._is_wrong()

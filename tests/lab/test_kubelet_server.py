@@ -1,19 +1,27 @@
-"""The kubelet's port without a cluster: who is let in, and what is answered about pods that are files here."""
+"""The kubelet's port without a cluster: who is let in, and what is answered about pods that are files here.
+
+Commands run where the test does; `tests/e2e/test_kubectl.py` has them in a pod, and by real kubectl.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlencode
 
 import aiohttp
 import pytest
 
-from sitegrid.lab.kubelet import logs
+from sitegrid.lab.kubelet import command, containers, logs
 from sitegrid.lab.kubelet.listener import API_SERVER, Listener, server_context
-from sitegrid.lab.kubelet.record import TERMINATED, ContainerRecord, PodRecord
+from sitegrid.lab.kubelet.record import RUNNING, TERMINATED, ContainerRecord, PodRecord
 from sitegrid.lab.pki import Authority, KeyPair
 
 
@@ -23,6 +31,7 @@ class Kubelet:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.pods = directory / "pods"
+        self.task: asyncio.Task[None]
         self.authority = Authority()
         self._write("ca", self.authority.pair)
         self._write("kubelet", self.authority.server("kubelet", [], ["127.0.0.1"]))
@@ -30,6 +39,10 @@ class Kubelet:
             self.port: int = free.getsockname()[1]
         files = (directory / name for name in ("kubelet.crt", "kubelet.key", "ca.crt"))
         self.listener = Listener(self.pods, server_context(*files))
+
+    def stop(self) -> None:
+        """End the listener."""
+        self.task.cancel()
 
     def _write(self, name: str, pair: KeyPair) -> None:
         (self.directory / f"{name}.crt").write_bytes(pair.certificate)
@@ -50,6 +63,20 @@ class Kubelet:
         async with aiohttp.ClientSession() as session, session.get(url, ssl=context) as response:
             return response.status, await response.text()
 
+    @asynccontextmanager
+    async def exec(
+        self, *argv: str, protocol: str = "v5.channel.k8s.io", **flags: int
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """Run a command in the pod ``n/p`` as the API server does."""
+        query = urlencode([("command", word) for word in argv] + list(flags.items()))
+        url = f"https://127.0.0.1:{self.port}/exec/n/p/c?{query}"
+        context = self.client(self.authority.client(API_SERVER))
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(url, ssl=context, protocols=[protocol]) as talk,
+        ):
+            yield talk
+
     def pod(self, **containers: ContainerRecord) -> Path:
         """Make the directory of the pod ``n/p``."""
         directory = self.pods / "n_p"
@@ -62,9 +89,9 @@ class Kubelet:
 async def kubelet(tmp_path: Path) -> AsyncIterator[Kubelet]:
     """Run a listener."""
     kubelet = Kubelet(tmp_path)
-    running = asyncio.create_task(kubelet.listener.run("127.0.0.1", kubelet.port))
+    task = kubelet.task = asyncio.create_task(kubelet.listener.run("127.0.0.1", kubelet.port))
     try:
-        while not running.done():
+        while not task.done():
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", kubelet.port)
             except ConnectionRefusedError:
@@ -74,8 +101,8 @@ async def kubelet(tmp_path: Path) -> AsyncIterator[Kubelet]:
                 break
         yield kubelet
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        kubelet.stop()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_log_is_for_the_api_server(kubelet: Kubelet) -> None:
@@ -125,3 +152,140 @@ async def test_request_that_cannot_be_answered(kubelet: Kubelet, path: str, stat
     """It is refused with a sentence."""
     kubelet.pod(c=ContainerRecord())
     assert await kubelet.ask(path) == (status, reason)
+
+
+@pytest.fixture
+def here(kubelet: Kubelet, monkeypatch: pytest.MonkeyPatch) -> Kubelet:
+    """Return the kubelet with a pod whose container is this process, and commands that run beside it."""
+    monkeypatch.setattr(command, "command_argv", lambda _pod, argv, *, tty: argv)
+    kubelet.pod(c=running(os.getpid()))
+    return kubelet
+
+
+def running(pid: int) -> ContainerRecord:
+    """Return the record of a container whose process is `pid`."""
+    return ContainerRecord(state=RUNNING, pid=pid, start_ticks=containers.start_ticks(pid))
+
+
+async def told(talk: aiohttp.ClientWebSocketResponse) -> dict[int, bytes]:
+    """Return all that the server says until it closes, by channel."""
+    heard: dict[int, bytes] = {}
+    async for message in talk:
+        heard[message.data[0]] = heard.get(message.data[0], b"") + message.data[1:]
+    assert talk.close_code == aiohttp.WSCloseCode.OK
+    return heard
+
+
+def code(heard: dict[int, bytes]) -> int:
+    """Return the exit code in the Status at the end."""
+    status = json.loads(heard[3])
+    if status["status"] == "Success":
+        return 0
+    assert status["reason"] == "NonZeroExitCode"
+    causes = {cause["reason"]: cause["message"] for cause in status["details"]["causes"]}
+    return int(causes["ExitCode"])
+
+
+@pytest.mark.parametrize("exit_code", [0, 3])
+async def test_command_has_channels_and_an_exit_code(here: Kubelet, exit_code: int) -> None:
+    """What it writes comes on two channels, and its exit code at the end."""
+    async with here.exec("sh", "-c", f"echo out; echo err >&2; exit {exit_code}", output=1, error=1) as talk:
+        heard = await told(talk)
+    assert (heard[1], heard[2], code(heard)) == (b"out\n", b"err\n", exit_code)
+
+
+async def test_command_reads_its_input_to_the_end(here: Kubelet) -> None:
+    """The message that closes channel 0 is the end of its input."""
+    async with here.exec("cat", input=1, output=1) as talk:
+        for message in (b"\0one ", b"\0", b"", b"\0two", b"\xff\x00"):
+            await talk.send_bytes(message)
+        assert await told(talk) == {1: b"one two", 3: json.dumps({"metadata": {}, "status": "Success"}).encode()}
+
+
+async def test_command_without_input_reads_nothing(here: Kubelet) -> None:
+    """Where nobody is at the other end of its input, it ends at once; output that nobody wants is dropped."""
+    async with here.exec("sh", "-c", "cat; echo err >&2", output=1) as talk:
+        assert set(await told(talk)) == {3}
+
+
+async def test_command_that_reads_no_input(here: Kubelet) -> None:
+    """Input that it has not read when it ends is dropped."""
+    async with here.exec("sh", "-c", "exec <&-; echo closed; sleep 0.1; exit 4", input=1, output=1) as talk:
+        assert await talk.receive_bytes() == b"\x01closed\n"
+        for _ in range(3):
+            await talk.send_bytes(b"\0" + bytes(100_000))
+        assert code(await told(talk)) == 4
+
+
+async def test_terminal_has_a_size(here: Kubelet) -> None:
+    """Its size is the client's window's, and what is no size changes nothing."""
+    program = "import os, sys; input(); print(os.get_terminal_size(0)); print(os.isatty(1), file=sys.stderr)"
+    async with here.exec(sys.executable, "-c", program, input=1, output=1, tty=1) as talk:
+        for size in (b'{"Width": 100, "Height": 30}', b"{}", b'{"Width": 70000, "Height": 1}', b"wide"):
+            await talk.send_bytes(b"\x04" + size)
+        await talk.send_bytes(b"\0\r")
+        heard = await told(talk)
+    assert (code(heard), set(heard)) == (0, {1, 3})
+    assert b"columns=100, lines=30" in heard[1]
+    assert b"True" in heard[1], "a terminal has one output"
+
+
+async def test_older_protocol(here: Kubelet) -> None:
+    """A client of v4, which cannot end its input alone, has the same channels."""
+    async with here.exec(
+        "sh", "-c", "read word; echo $word", protocol="v4.channel.k8s.io", input=1, output=1
+    ) as talk:
+        await talk.send_bytes(b"\0word\n")
+        assert (await told(talk))[1] == b"word\n"
+
+
+async def test_command_ends_with_its_client(here: Kubelet, tmp_path: Path) -> None:
+    """It is killed when the connection closes."""
+    async with here.exec("sh", "-c", "echo $$; exec sleep 600", output=1) as talk:
+        pid = int((await talk.receive_bytes())[1:])
+        ticks = containers.start_ticks(pid)
+    await containers.wait_ended(pid, ticks)
+
+
+async def test_command_ends_with_its_container(here: Kubelet) -> None:
+    """Its client hears that it was killed."""
+    container = await asyncio.create_subprocess_exec("sleep", "600")
+    here.pod(c=running(container.pid))
+    async with here.exec("sh", "-c", "echo begun; exec sleep 600", output=1) as talk:
+        assert await talk.receive_bytes() == b"\x01begun\n"
+        container.kill()
+        assert code(await told(talk)) == 137
+    await container.wait()
+
+
+async def test_command_ends_with_the_kubelet(here: Kubelet) -> None:
+    """It is killed when the kubelet stops answering."""
+    async with here.exec("sh", "-c", "echo $$; exec sleep 600", output=1) as talk:
+        pid = int((await talk.receive_bytes())[1:])
+        ticks = containers.start_ticks(pid)
+        here.stop()
+        await containers.wait_ended(pid, ticks)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/exec/n/p/c", "there is no command to run"),
+        ("/exec/n/p/c?command=true", "over a WebSocket with v5.channel.k8s.io or v4.channel.k8s.io"),
+        ("/attach/n/p/c", "a stand-in of the lab has no input or output to attach to; see kubectl logs"),
+        ("/portForward/n/p", "the lab's kubelet forwards no ports; use kubectl exec POD -- curl"),
+    ],
+)
+async def test_what_is_not_run_is_refused(here: Kubelet, path: str, reason: str) -> None:
+    """The answer says what to do instead."""
+    status, text = await here.ask(path)
+    assert (status, reason in text) == (400, True)
+
+
+async def test_command_in_a_container_that_does_not_run(here: Kubelet) -> None:
+    """It is refused with the container's state."""
+    here.pod(c=ContainerRecord(reason="CrashLoopBackOff"))
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        async with here.exec("true"):
+            pass
+    assert refused.value.status == 400

@@ -18,6 +18,8 @@ from sitegrid.lab.errors import LabError
 TOOLS: Final = {
     "unshare": "util-linux",
     "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "setsid": "util-linux",
     "mount": "mount",
     "ip": "iproute2",
     "nft": "nftables",

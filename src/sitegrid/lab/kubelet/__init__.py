@@ -4,8 +4,8 @@ Story of a pod: the scheduler binds it, `manager` sees it in its watch and start
 address (`addresses`), a network namespace (`network`) and the files of its sandbox (`sandbox`); a `runner` per
 container starts its `responder` process (`containers`) and asks its `probes`; the `reporter` writes its `status` to
 the API server. What must outlive the kubelet is in a `record` on disk, so that a restarted kubelet takes running pods
-over. `node` registers the Node and renews its Lease. `listener` and `server` answer the API server's
-questions about pods, such as for their `logs`.
+over. `node` registers the Node and renews its Lease. `listener` and `server` answer the API server: with
+pods' `logs`, and by running a `command` in a pod, whose streams `remotecommand` carries.
 
-What it deliberately does not do: run images, commands or hooks, mount volumes, serve exec.
+What it deliberately does not do: run images, their commands or hooks, mount volumes, forward ports.
 """

@@ -107,6 +107,22 @@ class Process:
         self.exited.set()
 
 
+async def wait_ended(pid: int, ticks: int) -> None:
+    """Return when the process of a record has ended, also where that was before; it is not reaped."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except (ProcessLookupError, ValueError):
+        return
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        if start_ticks(pid) == ticks:
+            loop.add_reader(pidfd, readable.set)
+            await readable.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+
+
 def spawn(argv: list[str], log: Path) -> Process:
     """Start `argv` with stderr appended to `log`; it waits until `Process.release`."""
     ours, theirs = socket.socketpair()

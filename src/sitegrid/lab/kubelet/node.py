@@ -40,6 +40,9 @@ MAX_PODS: Final = 110
 KUBELET_VERSION: Final = "v1.36.3"
 """The API that this kubelet stands in for."""
 
+DECLARED_FEATURES: Final = ["ExtendWebSocketsToKubelet"]
+"""The API server passes ``kubectl exec``'s WebSocket on as it is (KEP-4006, KEP-5328). Older ones drop the field."""
+
 _CAPACITY: Final = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "256Gi", "pods": str(MAX_PODS)}
 """Stand-ins need next to nothing, so requests made for real machines must always fit."""
 _HEALTHY: Final = (
@@ -89,6 +92,7 @@ def node_status(name: str, node_ip: str, before: Mapping[str, Any], now: str) ->
         "capacity": dict(_CAPACITY),
         "allocatable": dict(_CAPACITY),
         "conditions": conditions,
+        "declaredFeatures": DECLARED_FEATURES,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": PORT}},
         "nodeInfo": {
             "architecture": architecture(),
@@ -105,9 +109,11 @@ def node_status(name: str, node_ip: str, before: Mapping[str, Any], now: str) ->
     }
 
 
-def _without_heartbeats(status: Mapping[str, Any]) -> dict[str, Any]:
+def _comparable(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a status without what differs although it is right: heartbeats, and what an API server may not know."""
     conditions = sorted(status.get("conditions") or [], key=lambda condition: str(condition["type"]))
-    return {**status, "conditions": [{k: v for k, v in c.items() if k != "lastHeartbeatTime"} for c in conditions]}
+    kept = {key: value for key, value in status.items() if key != "declaredFeatures"}
+    return {**kept, "conditions": [{k: v for k, v in c.items() if k != "lastHeartbeatTime"} for c in conditions]}
 
 
 class NodeAgent:
@@ -226,7 +232,7 @@ class NodeAgent:
             return False
         present = node.get("status") or {}
         wanted = node_status(self._name, self._node_ip, present, "")
-        return differs(_without_heartbeats(wanted), _without_heartbeats(present))
+        return differs(_comparable(wanted), _comparable(present))
 
     async def _keep_lease(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""What the kubelet answers to the API server: a container's log.
+"""What the kubelet answers to the API server: a container's log, and a command run in its pod.
 
 `listener` hands it the connections. Paths and parameters are the kubelet's (pkg/kubelet/server). All that is to be
 known of a pod is in its directory, so nothing is asked of the pod's worker. An error is a sentence as plain text,
@@ -12,12 +12,16 @@ import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from aiohttp import web
 
-from sitegrid.lab.kubelet import containers, logs, record, sandbox
+from sitegrid.lab.kubelet import containers, logs, record, remotecommand, sandbox
+from sitegrid.lab.kubelet.command import STDERR, STDIN, STDOUT, Command
 from sitegrid.lab.kubelet.listener import API_SERVER
 from sitegrid.lab.kubelet.record import ContainerRecord
+
+_TRUE: Final = ("1", "true")
 
 
 def make_server(pods_dir: Path) -> web.Server:
@@ -52,6 +56,12 @@ class _Handler:
         match request.path.split("/")[1:]:
             case ["containerLogs", namespace, pod, container] if request.method == "GET":
                 return await _logs(request, self._container(namespace, pod, container))
+            case ["exec", namespace, pod, container]:
+                return await _exec(request, self._container(namespace, pod, container))
+            case ["attach", *_]:
+                raise _error(400, "a stand-in of the lab has no input or output to attach to; see kubectl logs")
+            case ["portForward", *_]:
+                raise _error(400, "the lab's kubelet forwards no ports; use kubectl exec POD -- curl")
         raise _error(404, f"the lab's kubelet does not serve {request.method} {request.path}")
 
     def _container(self, namespace: str, pod: str, name: str) -> _Container:
@@ -78,6 +88,32 @@ def _error(status: int, reason: str) -> web.HTTPException:
     """Return the answer that refuses a request."""
     kinds = {400: web.HTTPBadRequest, 403: web.HTTPForbidden, 404: web.HTTPNotFound}
     return kinds[status](text=reason)
+
+
+async def _exec(request: web.BaseRequest, container: _Container) -> web.StreamResponse:
+    """Run the command that is asked for, with its streams as channels of a WebSocket."""
+    argv = request.query.getall("command", [])
+    if not argv:
+        raise _error(400, "there is no command to run")
+    wanted = {value.strip() for value in request.headers.get("Sec-WebSocket-Protocol", "").split(",")}
+    if wanted.isdisjoint(remotecommand.PROTOCOLS):
+        known = " or ".join(remotecommand.PROTOCOLS)
+        raise _error(
+            400, f"the lab's kubelet runs commands over a WebSocket with {known}; use a kubectl from 1.31 on"
+        )
+    if not container.running():
+        raise _error(400, f'container "{container.name}" does not run: {container.state.reason}')
+    flags = (("input", STDIN), ("output", STDOUT), ("error", STDERR))
+    streams = {number for flag, number in flags if request.query.get(flag) in _TRUE}
+    tty = request.query.get("tty") in _TRUE
+    socket = web.WebSocketResponse(protocols=remotecommand.PROTOCOLS, compress=False)
+    async with Command.running(container.directory, argv, streams, tty=tty) as command:
+        await socket.prepare(request)
+        await remotecommand.attend(
+            socket, command, containers.wait_ended(container.state.pid, container.state.start_ticks)
+        )
+    await socket.close()
+    return socket
 
 
 async def _logs(request: web.BaseRequest, container: _Container) -> web.StreamResponse:

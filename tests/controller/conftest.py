@@ -27,8 +27,8 @@ from tests.support.processes import start
 ROOT = Path(__file__).parents[2]
 CONTROLLER_USER = "system:serviceaccount:sitegrid-system:sitegrid-controller"
 CRDS = len([*(ROOT / "deploy" / "crds").glob("*.yaml")])
-TIMEOUT = 60.0
-"""Seconds that a wanted state may take to come."""
+TIMEOUT = 120.0
+"""Seconds that a wanted state may take to come; longer than the controller trusts a write that it never sees."""
 
 OURS = "/apis/tkeedge.io/v1"
 SUPEREDGE = "/apis/superedge.io/v1"
@@ -363,9 +363,9 @@ class World:
     def __init__(self, running: Running) -> None:
         self.running = running
         self.plane = running.plane
-        token = secrets.token_hex(4)
-        self.namespace = f"test-{token}"
-        self.key = f"zone-{token}"
+        self._token = secrets.token_hex(4)
+        self.namespace = f"test-{self._token}"
+        self.key = f"zone-{self._token}"
         self._nodes: dict[str, None] = {}
         self._addresses = 0
         self.plane.write("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
@@ -491,27 +491,49 @@ class World:
 
     def wait_condition(self, reason: str, name: str = "grid", type: str = "Ready", kind: str = "dg") -> Manifest:
         """Wait until a condition has this reason, and return it."""
-        wait_for(
-            lambda: self.condition(name, type, kind).get("reason") == reason,
-            f"{kind} {name}: {type} {reason}, not {self.condition(name, type, kind)}",
-            dump=self.dump,
-        )
-        return self.condition(name, type, kind)
+        found: Manifest = {}
+
+        def told() -> bool:
+            nonlocal found
+            found = self.condition(name, type, kind)
+            return found.get("reason") == reason
+
+        wait_for(told, f"{kind} {name}: {type} {reason}", dump=lambda: f"{found}\n{self.dump()}")
+        return found
+
+    def wait_status(self, wanted: Manifest, name: str = "grid", kind: str = "dg") -> Manifest:
+        """Wait until these fields of a grid's status are so, and return the whole status."""
+        status: Manifest = {}
+
+        def told() -> bool:
+            nonlocal status
+            status = (self.plane.get(kind, name, self.namespace) or {}).get("status", {})
+            return wanted.items() <= status.items()
+
+        wait_for(told, f"{kind} {name}: {wanted}", dump=lambda: f"{status}\n{self.dump()}")
+        return status
 
     def wait_degraded(self, name: str = "grid") -> Manifest:
         """Wait until a grid has a problem, and return the condition."""
-        wait_for(
-            lambda: self.condition(name, "Degraded").get("status") == "True", f"{name} to be degraded", dump=self.dump
-        )
-        return self.condition(name, "Degraded")
+        found: Manifest = {}
+
+        def told() -> bool:
+            nonlocal found
+            found = self.condition(name, "Degraded")
+            return found.get("status") == "True"
+
+        wait_for(told, f"{name} to be degraded", dump=self.dump)
+        return found
 
     def wait_quiet(self, seconds: float = 3.5) -> None:
-        """Wait until the controller has written nothing in this namespace for longer than it holds a status back."""
-        state = (self.writes(), time.monotonic())
+        """Wait until the controller has written nothing of this test's for longer than it holds a status back."""
+        state = (0, time.monotonic())
 
         def quiet() -> bool:
             nonlocal state
-            writes = self.writes()
+            refs = [event["objectRef"] for event in self.plane.audited()]
+            names = (f"{ref.get('namespace')}/{ref.get('name')}" for ref in refs)
+            writes = sum(self._token in name for name in names)
             if writes != state[0]:
                 state = (writes, time.monotonic())
             return time.monotonic() - state[1] >= seconds
@@ -544,10 +566,11 @@ class World:
         return f"{grids}\n{self.plane.log('controller')}"
 
     def clean(self) -> None:
-        """Remove nodes and namespace, without waiting for it."""
+        """Remove nodes and namespace, without waiting for it; no kubelet is there for pods to end gracefully."""
         for node in self._nodes:
             if self.plane.get("node", node) is not None:
                 self.plane.write("DELETE", f"/api/v1/nodes/{node}")
+        self.plane.write("DELETE", f"/api/v1/namespaces/{self.namespace}/pods?gracePeriodSeconds=0")
         self.plane.write("DELETE", f"/api/v1/namespaces/{self.namespace}")
 
 

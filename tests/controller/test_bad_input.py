@@ -125,17 +125,20 @@ def test_corrected_template_is_tried_at_once(world: Any) -> None:
     world.wait_condition("AsExpected", type="Degraded")
 
 
-def test_odd_unit_values(world: Any) -> None:
+def test_odd_unit_values(world: Any, wait_for: Any) -> None:
     """Legal label values that are no object names, and two that look alike, each get a Deployment of their own."""
+
+    def pins() -> list[str]:
+        children = world.children().values()
+        return sorted(child["spec"]["template"]["spec"]["nodeSelector"][world.key] for child in children)
+
     values = ["NodeUnit1", "nodeunit1", "a_b", "a-b", "A.B", "a.b", "x" * 63, "X" * 63, "1"]
     for number, value in enumerate(values):
         world.node(f"n{number}", value)
     world.plane.apply(world.deployment_grid())
-    world.wait_condition("UnitsNotReady")
-    children = world.children()
-    pins = sorted(child["spec"]["template"]["spec"]["nodeSelector"][world.key] for child in children.values())
-    assert pins == sorted(values)
-    assert {"grid-nodeunit1", "grid-a-b", "grid-a.b", "grid-1", "grid-" + "x" * 63} <= children.keys()
+    wait_for(lambda: pins() == sorted(values), "a child of each unit", dump=world.dump)
+    wanted = {"grid-nodeunit1", "grid-a-b", "grid-a.b", "grid-1", "grid-" + "x" * 63}
+    assert wanted <= world.children().keys()
 
 
 def test_longest_grid_name(world: Any, wait_for: Any) -> None:

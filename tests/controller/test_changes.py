@@ -175,19 +175,24 @@ def test_change_that_kubernetes_never_makes(world: Any, wait_for: Any, case: str
     grid = _with_template(world, kind, **change)
     grid["spec"]["template"]["template"]["metadata"]["labels"] = {"app": "grid", "tier": "web"}
     world.plane.apply(grid)
-    world.nodes("two")
     message = world.wait_condition("Immutable", type="Degraded", kind=short)["message"]
+    world.nodes("two")  # only now: the controller may hear of a node before it hears of the change
     kind_of_child = kind.removesuffix("Grid")
     assert message.startswith(f"unit one: Kubernetes does not let this change in an existing {kind_of_child}")
     assert f"kubectl delete {kind_of_child.lower()} grid-one" in message
     wait_for(lambda: _spec(world, plural, "grid-two"), "the other unit", dump=world.dump)
     assert world.plane.get(plural, "grid-one", world.namespace)["metadata"]["uid"] == uid
     world.plane.kubectl("delete", plural, "grid-one", "-n", world.namespace)
+
+    def made_anew() -> bool:
+        child = world.plane.get(plural, "grid-one", world.namespace)
+        return child is not None and child["metadata"]["uid"] != uid
+
+    wait_for(made_anew, "another child", dump=world.dump)
     world.wait_condition("AsExpected", type="Degraded", kind=short)
-    assert world.plane.get(plural, "grid-one", world.namespace)["metadata"]["uid"] != uid
 
 
-def test_service_that_is_to_lose_its_address(world: Any) -> None:
+def test_service_that_is_to_lose_its_address(world: Any, wait_for: Any) -> None:
     """ClusterIP to None is never taken: the reason says what to do, and doing it helps."""
     world.plane.apply(world.service_grid())
     world.wait_condition("ServiceApplied", kind="sg")
@@ -196,8 +201,8 @@ def test_service_that_is_to_lose_its_address(world: Any) -> None:
     message = world.wait_condition("Immutable", kind="sg")["message"]
     assert "kubectl delete service grid-svc (its address changes)" in message
     world.plane.kubectl("delete", "service", "grid-svc", "-n", world.namespace)
+    wait_for(lambda: _spec(world, "services", "grid-svc").get("clusterIP") == "None", "the new one", dump=world.dump)
     world.wait_condition("ServiceApplied", kind="sg")
-    assert _spec(world, "services", "grid-svc")["clusterIP"] == "None"
 
 
 def _templates(world: Any, kind: str) -> list[dict[str, Any]]:

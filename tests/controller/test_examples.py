@@ -40,9 +40,9 @@ def test_example(world: Any, path: Path) -> None:
             kind, name = manifest["kind"], manifest["metadata"]["name"]
             if kind not in SHORT:
                 continue
+            world.wait_status({"units": len(UNITS)}, name, kind=SHORT[kind])
             world.wait_condition("AsExpected", name, type="Degraded", kind=SHORT[kind])
             grid = world.plane.get(SHORT[kind], name, world.namespace)
-            assert grid["status"]["units"] == len(UNITS)
             assert grid["spec"] == manifest["spec"]  # no field of it is unknown
             if kind in CHILDREN:
                 children = world.plane.objects(CHILDREN[kind], world.namespace, f"tkeedge.io/grid={name}")
@@ -63,21 +63,18 @@ def test_sites_differ_as_the_example_says(world: Any, wait_for: Any) -> None:
     world.nodes(*UNITS)
     try:
         _applied(world, "overrides")
+
+        def found() -> dict[str, Any]:
+            pods = [child["spec"]["template"]["spec"] for child in world.children().values()]
+            containers = {pod["nodeSelector"][world.key]: pod["containers"][0] for pod in pods}
+            return {
+                unit: (item["image"], item["env"][0]["value"], item["resources"]["requests"]["cpu"])
+                for unit, item in containers.items()
+            }
+
+        wanted = {"NodeUnit1": ("nginx:1.7.9", "Hangzhou", "20m"), "NodeUnit2": ("nginx:1.8.1", "Ningbo", "10m")}
+        wait_for(lambda: found() == wanted, "the children", dump=world.dump)
         world.wait_condition("AsExpected", "shop", type="Degraded")
-        containers = {
-            child["spec"]["template"]["spec"]["nodeSelector"][world.key]: child["spec"]["template"]["spec"][
-                "containers"
-            ][0]
-            for child in world.children().values()
-        }
-        found = {
-            unit: (item["image"], item["env"][0]["value"], item["resources"]["requests"]["cpu"])
-            for unit, item in containers.items()
-        }
-        assert found == {
-            "NodeUnit1": ("nginx:1.7.9", "Hangzhou", "20m"),
-            "NodeUnit2": ("nginx:1.8.1", "Ningbo", "10m"),
-        }
         wait_for(
             lambda: {item["spec"]["maxReplicas"] for item in world.plane.objects("hpa", world.namespace)} == {6, 2},
             "the autoscalers",
@@ -92,6 +89,6 @@ def test_canary_is_in_one_site(world: Any) -> None:
     """Templates of examples/canary.yaml."""
     world.nodes(*UNITS)
     _applied(world, "canary")
+    states = world.wait_status({"units": len(UNITS)}, "till")["unitStates"]
     world.wait_condition("AsExpected", "till", type="Degraded")
-    states = world.plane.get("dg", "till", world.namespace)["status"]["unitStates"]
     assert {state["name"]: state["template"] for state in states} == {"NodeUnit1": "stable", "NodeUnit2": "next"}

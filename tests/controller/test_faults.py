@@ -12,12 +12,13 @@ pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture
-def controller(world: Any) -> Iterator[Any]:
+def controller(world: Any, wait_for: Any) -> Iterator[Any]:
     """The shared controller; whatever a test did to it, it runs again afterwards."""
     controller = world.running.controller
     yield controller
     controller.stop()
     controller.start()
+    wait_for(lambda: controller.http("/readyz")[0] == 200, "the shared controller to be ready again")
 
 
 def test_api_server_restarted_in_the_middle(world: Any, wait_for: Any) -> None:

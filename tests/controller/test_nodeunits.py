@@ -165,11 +165,14 @@ def test_units_in_use_are_shown_and_go_with_the_grid(units: Units) -> None:
     units.wait(lambda: row()[1:5] == [world.key, "nu2", "1", "0"], "the row of nu2")
     header = world.plane.kubectl("get", "nu").stdout.splitlines()[0].split()
     assert header == ["NAME", "KEY", "UNIT", "NODES", "READY", "SUSPENDED", "AGE"]
-    group = world.plane.kubectl("get", "ng", world.key).stdout.splitlines()
-    assert group[0].split() == ["NAME", "KEY", "UNITS", "NODES", "READY", "AGE"]
-    assert group[1].split()[:5] == [world.key, world.key, "2", "3", "0"]
-    status = world.plane.get("nodeunit", f"{world.key}-nu2")["status"]
-    assert status["grids"] == [f"DeploymentGrid {world.namespace}/grid"]
+
+    def group() -> list[list[str]]:
+        lines = world.plane.kubectl("get", "ng", world.key).stdout.splitlines()
+        return [line.split()[:5] for line in lines]
+
+    wanted = [["NAME", "KEY", "UNITS", "NODES", "READY"], [world.key, world.key, "2", "3", "0"]]
+    units.wait(lambda: group() == wanted, "the row of the group")
+    units.wait_status(f"{world.key}-nu2", "grids", [f"DeploymentGrid {world.namespace}/grid"])
     world.plane.kubectl("delete", "dg", "grid", "-n", world.namespace)
     units.wait(lambda: not units.mine("nodeunit") and not units.mine("nodegroup"), "them to go")
 
@@ -282,7 +285,7 @@ def test_what_others_set_otherwise_stays(units: Units) -> None:
     name = units.unit("hz", unit="hz", nodes=[node], setNode={"labels": {"tier": "gold", "more": "yes"}})
     assert "has the label tier=silver already" in units.wait_reason(name, "SetNodeConflict")
     assert units.labels(node)["tier"] == "silver"
-    assert units.labels(node)["more"] == "yes"
+    units.wait_label(node, "yes", "more")
 
 
 def test_second_node_unit_of_a_unit_is_reported(units: Units) -> None:

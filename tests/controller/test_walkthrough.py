@@ -9,23 +9,24 @@ import pytest
 pytestmark = pytest.mark.cluster
 
 
-def test_controller_waits_for_missing_crds(running: Any) -> None:
+def test_controller_waits_for_missing_crds(running: Any, wait_for: Any) -> None:
     """Started before the CRDs are installed, it says what it misses, and goes on when they come."""
     status, text = running.before_crds
     assert status == 503
     assert "deploymentgrids: the CustomResourceDefinition is not installed" in text
-    assert running.controller.http("/readyz") == (200, "ok\n")
-    assert running.controller.http("/healthz") == (200, "ok\n")
+    for page in ("/readyz", "/healthz"):
+        wait_for(lambda page=page: running.controller.http(page) == (200, "ok\n"), page)
     assert "deploymentgrids: the CustomResourceDefinition is not installed" in running.controller.log()
 
 
-def test_each_unit_gets_a_deployment(world: Any) -> None:
+def test_each_unit_gets_a_deployment(world: Any, wait_for: Any) -> None:
     """Two units, one of them with a name that is no object name: two Deployments, each pinned to its unit."""
     world.node("node12", "NodeUnit1")
     world.node("node14", "NodeUnit1")
     world.node("node21", "edge2")
     world.node("node99")
     world.plane.apply(world.deployment_grid())
+    wait_for(lambda: len(world.children()) == 2, "two Deployments", dump=world.dump)
     world.wait_condition("UnitsNotReady")
     children = world.children()
     assert len(children) == 2

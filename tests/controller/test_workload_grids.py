@@ -99,9 +99,8 @@ def test_included_units_only(world: Any) -> None:
     include = {"names": ["one", "later"], "selector": {"matchLabels": {world.key: "two"}}}
     world.plane.apply(world.deployment_grid(units={"include": include}))
     world.wait_children("grid-one", "grid-two")
-    world.wait_condition("UnitsNotReady")
-    status = world.plane.get("dg", "grid", world.namespace)["status"]
-    assert (status["units"], status["unknownUnits"]) == (2, ["later"])
+    world.wait_status({"units": 2, "unknownUnits": ["later"]})
+    assert world.condition()["reason"] == "UnitsNotReady"
 
 
 def test_excluded_unit_is_removed_through_the_grace_period(world: Any, wait_for: Any) -> None:
@@ -289,10 +288,9 @@ def test_canary_templates(world: Any) -> None:
     assert _images(world) == {"grid-one": "canary", "grid-two": "stable", "grid-three": "web:1"}
     metadata = children["grid-one"]["spec"]["template"]["metadata"]
     assert (metadata["labels"]["track"], metadata["annotations"]) == ("canary", {"note": "canary"})
+    world.wait_status({"units": 3, "unusedTemplates": ["old"]})
     world.wait_quiet()
-    present = world.plane.get("dg", "grid", world.namespace)
-    assert present["spec"] == grid["spec"]
-    assert present["status"]["unusedTemplates"] == ["old"]
+    assert world.plane.get("dg", "grid", world.namespace)["spec"] == grid["spec"]
 
 
 def test_missing_pool_entry_is_its_units_problem(world: Any) -> None:

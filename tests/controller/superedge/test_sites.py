@@ -45,12 +45,24 @@ class Sites:
 
     def wait_reason(self, kind: str, name: str, reason: str, type: str = "Ready") -> Any:
         """Wait until a condition has this reason, and return it."""
-        self._wait_for(
-            lambda: self.condition(kind, name, type).get("reason") == reason,
-            f"{kind} {name}: {type} {reason}, not {self.condition(kind, name, type)}",
-            dump=self.world.dump,
-        )
-        return self.condition(kind, name, type)
+        found: Any = {}
+
+        def told() -> bool:
+            nonlocal found
+            found = self.condition(kind, name, type)
+            return bool(found.get("reason") == reason)
+
+        self._wait_for(told, f"{kind} {name}: {type} {reason}", dump=lambda: f"{found}\n{self.world.dump()}")
+        return found
+
+    def wait_status(self, kind: str, name: str, wanted: dict[str, Any]) -> None:
+        """Wait until these fields of an object's status are so."""
+
+        def told() -> bool:
+            status: dict[str, Any] = (self.grids.plane.get(kind, name) or {}).get("status", {})
+            return wanted.items() <= status.items()
+
+        self._wait_for(told, f"{kind} {name}: {wanted}", dump=self.world.dump)
 
 
 @pytest.fixture
@@ -113,13 +125,10 @@ def test_nodes_get_superedges_labels(sites: Sites, text: str) -> None:
     sites.wait_label(node, sites.unit, "nodeunits.superedge.io")
     sites.wait_label(node, sites.group, sites.unit)
     sites.wait_label(node, "site", "east")
-    condition = sites.wait_reason(UNIT, sites.unit, "NodesNotReady")
-    assert condition["message"] == "0 of 1 nodes are ready"
-    status = sites.grids.plane.get(UNIT, sites.unit)["status"]
-    assert (status["readyRate"], status["notReadyNodes"]) == ("0/1", [node])
+    sites.wait_status(UNIT, sites.unit, {"readyRate": "0/1", "notReadyNodes": [node]})
+    assert sites.wait_reason(UNIT, sites.unit, "NodesNotReady")["message"] == "0 of 1 nodes are ready"
+    sites.wait_status(GROUP, sites.group, {"unitNumber": 1, "nodeUnits": [sites.unit]})
     sites.wait_reason(GROUP, sites.group, "NodesNotReady")
-    status = sites.grids.plane.get(GROUP, sites.group)["status"]
-    assert (status["unitNumber"], status["nodeUnits"]) == (1, [sites.unit])
 
 
 def test_grid_of_a_node_group(sites: Sites) -> None:

@@ -210,7 +210,7 @@ def test_service_grid_is_closed(grids: Any, wait_for: Callable[..., None]) -> No
     service = grids.get("services", "demo-svc")
     assert service["metadata"]["labels"]["service.kubernetes.io/service-proxy-name"] == "sitegrid"
     assert (service["spec"]["sessionAffinity"], service["spec"]["ports"][0]["targetPort"]) == ("ClientIP", 8080)
-    assert world.condition("demo", kind=SG)["reason"] == "ServiceApplied"
+    world.wait_condition("ServiceApplied", "demo", kind=SG)
 
 
 def test_states_by_unit(grids: Any) -> None:

@@ -182,7 +182,7 @@ def test_site_that_was_given_up_comes_back_without_an_outage(sites: dict[str, Si
         assert wait_until(lambda: set(site.readiness("pods", site.pods).values()) == {"True"}, seconds=180)
         assert wait_until(lambda: site.nodes_of_ready(SOURCES) == site.nodes, seconds=60)
         assert site.nodes_of_ready(site.unit_slices) == site.nodes
-    assert sum(matrix.requests for matrix in seen.values()) > 1_000
+    assert all(matrix.requests > 100 for matrix in seen.values())
     for matrix in seen.values():
         assert (matrix.misplaced, matrix.lost) == (0, 0), "\n" + matrix.render()
     assert site.runs() == before
@@ -197,6 +197,10 @@ def test_crashed_node_of_a_site_goes_and_the_others_stay(
     assert wait_until(lambda: site.nodes_of_ready(site.unit_slices) == {"c1"}, seconds=180)
     assert site.readiness("nodes")["c2"] == "Unknown"
     assert all("c1" in ready_nodes(state) for state in crash())
-    summary = site.clients.ask(("c1", URL), 50)
-    assert {answer["node"] for answer in summary["answers"].values()} == {"c1"}
-    assert summary["errors"] == {}
+
+    def served_alone() -> bool:
+        summary = site.clients.ask(("c1", URL), 50)
+        return {answer["node"] for answer in summary["answers"].values()} == {"c1"} and not summary["errors"]
+
+    # The slice has to reach the node's kube-proxy.
+    assert wait_until(served_alone, seconds=60)

@@ -118,10 +118,10 @@ class Changes:
         """Make a change after a quiet time, and wait until the rules are as they should be, and quiet again."""
         self._until_quiet()
         began = asyncio.run(self._write(write))
-        assert wait_until(is_so, seconds=30), f"{what}: {self.rules()}"
+        assert wait_until(is_so), f"{what}: {self.rules()}"
         self._until_quiet()
         times = [
-            min(seconds for lines in self._cloud for seconds in lines.since(began)),
+            min((seconds for lines in self._cloud for seconds in lines.since(began)), default=0),
             max(max(lines.since(began), default=0) for lines in self._agent),
             max(self._rules.since(began), default=0),
         ]

@@ -76,5 +76,5 @@ def test_a_manifest_gets_ready_or_says_why_not(lab: Lab, applied: dict[str, str]
             return bool(conditions) and all(condition.get("status") == "True" for condition in conditions)
         return any(c.get("status") == "False" and re.search(pattern, c["message"]) for c in conditions)
 
-    assert wait_until(decided, seconds=60), json.dumps(ready(lab, name), indent=1)
+    assert wait_until(decided), json.dumps(ready(lab, name), indent=1)
     print(name, *{condition["message"] for condition in ready(lab, name).values()}, sep=": ")

@@ -201,7 +201,6 @@ def check_site_services(clients: Clients, address: str = EXTERNAL) -> None:
     for (node, url), sites in wanted.items():
         assert wait_until(
             lambda node=node, url=url, sites=sites: answering_sites(clients, node, url) == sites,  # type: ignore[misc]
-            seconds=60,
         ), (node, url, sites, answering_sites(clients, node, url))
 
 
@@ -233,6 +232,6 @@ def test_they_stay_without_a_wan(site_services: str, walkthrough: Clients, lab: 
             answers = walkthrough.ask(("node12", f"http://{EXTERNAL}/"), 2, timeout=1.0)["answers"].values()
             return bool(answers) and {answer["node"] for answer in answers} <= {"node12", "node14"}
 
-        assert wait_until(answered, seconds=60)
+        assert wait_until(answered)
     finally:
         lab.restore_wan("zone=NodeUnit1")

@@ -21,6 +21,8 @@ COMMANDS = [line[2:] for line in _PAGE.read_text(encoding="utf-8").splitlines() 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_answers(lab: Lab, walkthrough: Clients, command: str) -> None:
     """It exits with 0; all but the list of what is wrong say something about a cluster that is well."""
+    # Tests before this one may have cut sites off for so long that the cloud has to hear of their pods again.
+    lab.kubectl("wait", "--for=condition=Ready", "--timeout=120s", "dg/deploymentgrid-demo", "sg/servicegrid-demo")
     path = [str(Path(sys.executable).parent), os.environ["KUBEBUILDER_ASSETS"], os.environ["PATH"]]
     own = {"KUBECONFIG": str(lab.kubeconfig), "SITEGRID_LAB_DIR": str(lab.layout.root.parent)}
     done = subprocess.run(

@@ -73,11 +73,13 @@ class FaultSite:
         return all(summary["answers"] and not summary["errors"] for summary in summaries)
 
     def settle(self) -> None:
-        """Return when both nodes are answered, and their agents have written what they know."""
+        """Return when both nodes are answered, their agents have written what they know, and the cloud knows all."""
         for node in NODES:
             self.clients.pod(node)
         assert wait_until(lambda: all(self.answers(node) for node in NODES))
-        assert wait_until(lambda: all(metrics(self.lab, node)["snapshots_unwritten"] == 0 for node in NODES))
+        assert wait_until(lambda: all(metrics(self.lab, node).get("snapshots_unwritten") == 0 for node in NODES))
+        # A cut before this one may have been long enough for the cloud to give the site's pods up.
+        assert wait_until(lambda: all(ready for _, _, ready in self.pods().values())), self.pods()
 
     def fault(self, name: str, do: Callable[[], None], nodes: tuple[str, ...] = NODES) -> dict[Target, Matrix]:
         """Do it while `nodes` send; return what they saw once both nodes are answered without fail."""
@@ -86,7 +88,7 @@ class FaultSite:
             assert self.answers(FAULTY, 100)
             do()
             for node in NODES:
-                assert wait_until(lambda node=node: self.answers(node, 200), seconds=60), f"{name}: {node}"  # type: ignore[misc]
+                assert wait_until(lambda node=node: self.answers(node, 200)), f"{name}: {node}"  # type: ignore[misc]
         tell(name, seen)
         return seen
 
@@ -97,7 +99,7 @@ class FaultSite:
         return {
             item["metadata"]["uid"]: (item["spec"]["nodeName"], status["restartCount"], status["ready"])
             for item in items
-            for status in item["status"]["containerStatuses"]
+            for status in item["status"].get("containerStatuses", ())
             if item["spec"]["nodeName"] in NODES
         }
 

@@ -150,7 +150,7 @@ def _api_server(directory: Path) -> ApiServer:
     return server
 
 
-def wait_until(condition: Any, seconds: float = 30, what: str = "the condition") -> Any:
+def wait_until(condition: Any, seconds: float = 60, what: str = "the condition") -> Any:
     """Return the first true value of `condition()`; fail after `seconds`."""
     end = time.monotonic() + seconds
     while True:
@@ -615,7 +615,7 @@ class Site:
             writer.transport.abort()
 
 
-async def eventually(condition: Any, seconds: float = 20) -> None:
+async def eventually(condition: Any, seconds: float = 60) -> None:
     """Wait until `condition()` is true."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - conditions are of many kinds, most without an event
@@ -735,7 +735,7 @@ def cluster_agent(cluster: Cluster) -> Iterator[str]:
             return False
 
     try:
-        wait_until(ready, 30, "the agent's /readyz")
+        wait_until(ready, what="the agent's /readyz")
         yield f"https://127.0.0.1:{tls_port}"
     finally:
         process.terminate()

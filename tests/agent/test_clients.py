@@ -144,7 +144,8 @@ def test_other_services_are_replaced(cluster: Any, cluster_agent: str, subresour
 def dns(cluster: Any, cluster_agent: str, tmp_path: Path) -> Iterator[Dns]:
     """Run the real CoreDNS behind the agent."""
     kubeconfig = cluster.kubeconfig("admin-token", cluster_agent)
-    name = "kubernetes.default.svc.cluster.local"
+    # What has an answer once both Services and EndpointSlices are there.
+    name = f"nohead.{NAMESPACE}.svc.cluster.local"
     with coredns(cluster.binaries / "coredns", kubeconfig, tmp_path, name) as client:
         yield client
 

@@ -46,7 +46,7 @@ def pods(lab: Lab, until: Callable[[Callable[[], bool], str], None]) -> Iterator
         return found.keys() == {node.name for node in lab.status().nodes}
 
     until(everywhere, "there is a pod on every node")
-    lab.kubectl("rollout", "status", "daemonset/everywhere", "--timeout=60s")
+    lab.kubectl("rollout", "status", "daemonset/everywhere", "--timeout=120s")
     yield found
     lab.kubectl("delete", "--wait=false", "-f", "-", input=_DAEMONSET)
 
@@ -56,7 +56,7 @@ def until() -> Callable[[Callable[[], bool], str], None]:
     """Return a function that waits for a condition and fails, saying `what`, where it does not come."""
 
     def until(condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not condition():
             if time.monotonic() > deadline:
                 pytest.fail(f"waited in vain until {what}")

@@ -18,7 +18,7 @@ Until = Callable[[Callable[[], bool], str], None]
 
 
 def _curl(lab: Lab, target: str, url: str, *options: str) -> str:
-    return lab.run(target, ["curl", "-sS", "-m", "5", *options, url], capture_output=True, check=True).stdout
+    return lab.run(target, ["curl", "-sS", "-m", "60", *options, url], capture_output=True, check=True).stdout
 
 
 def _pod(lab: Lab, node: str) -> str:
@@ -85,7 +85,7 @@ def test_pod_that_is_gone_is_refused_at_once(lab: Lab, pods: dict[str, str]) -> 
 
 def test_services_have_names(lab: Lab, pods: dict[str, str], until: Until) -> None:
     """In a pod a Service is reached by its short name, by way of the node's CoreDNS and kube-proxy."""
-    argv = ["curl", "-sf", "-o", "/dev/null", "-m", "2", "http://everywhere"]
+    argv = ["curl", "-sf", "-o", "/dev/null", "-m", "5", "http://everywhere"]
     until(lambda: not lab.run(_pod(lab, "node14"), argv).returncode, "node14 has heard of the Service")
     assert "everywhere" in json.loads(_curl(lab, _pod(lab, "node14"), "http://everywhere"))["pod"]
 

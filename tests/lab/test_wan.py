@@ -13,7 +13,7 @@ from tests.support.faultsite import in_cloud
 
 
 def _reaches_cloud(lab: Lab, node: str) -> bool:
-    argv = ["curl", "-sk", "-m", "2", "-o", "/dev/null", "https://172.31.0.1:6443/livez"]
+    argv = ["curl", "-sk", "--connect-timeout", "2", "-m", "60", "-o", "/dev/null", "https://172.31.0.1:6443/livez"]
     return lab.run(node, argv).returncode == 0
 
 

@@ -15,6 +15,7 @@ from tests.support.processes import running
 _TYPES = {"A": 1, "PTR": 12, "AAAA": 28, "SRV": 33}
 _START_TIMEOUT = 60.0
 """Seconds that CoreDNS may take until it gives its first answer."""
+_ANSWER_TIMEOUT = 10.0
 
 
 class Dns:
@@ -29,9 +30,11 @@ class Dns:
         labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
         query = struct.pack(">HHHHHH", 7, 0x100, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">HH", _TYPES[kind], 1)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            client.settimeout(1)
+            client.settimeout(_ANSWER_TIMEOUT)
             try:
-                client.sendto(query, ("127.0.0.1", self.port))
+                # Connected, it hears at once that nobody listens.
+                client.connect(("127.0.0.1", self.port))
+                client.send(query)
                 answer = client.recv(4096)
             except OSError:
                 return None

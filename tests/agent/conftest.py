@@ -64,6 +64,14 @@ def write_certificate(directory: Path) -> None:
     (directory / "tls.key").write_bytes(pair.key)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def packed() -> Iterator[None]:
+    """Have agents of this process pack objects as soon as they know one, and not only where there are very many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sitegrid.wire.packed.DICTIONARY", 1)
+        yield
+
+
 @dataclass(frozen=True)
 class Cluster:
     """A running API server. `request` speaks to it (or to `base`) with a bearer token."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 from sitegrid.kube.client import Client
 from sitegrid.kube.config import load_config
@@ -16,6 +17,7 @@ from sitegrid.wire.labels import (
     GRID_UNIQ_KEY,
     HEADLESS,
     MANAGED_BY,
+    SERVICE_NAME,
     SERVICE_PROXY_NAME,
     SITEGRID,
     UNIT,
@@ -27,7 +29,7 @@ LIMIT = 30_000_000
 WATCHES = 9
 """Services, EndpointSlices, the node, ServiceCIDRs by kube-proxy; the first two and namespaces by CoreDNS; the node
 and its pods by the kubelet."""
-UNITS, SERVICES_OF_OTHER_KEYS = 3000, 300
+UNITS, SERVICES_OF_OTHER_KEYS, PLAIN_SERVICES = 1000, 300, 1000
 
 
 def unit_slice(number: int) -> dict[str, Any]:
@@ -56,6 +58,41 @@ def service(number: int) -> dict[str, Any]:
     }
 
 
+def plain_service(number: int) -> dict[str, Any]:
+    """Return a Service of no grid: every node has it, and the slice behind it."""
+    metadata = {"name": f"plain-{number}", "namespace": "default", "labels": {"app": f"plain-{number}"}}
+    return {"metadata": metadata, "spec": {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]}}
+
+
+def plain_slice(number: int) -> dict[str, Any]:
+    """Return the slice of a Service of no grid."""
+    labels = {
+        SERVICE_NAME: f"plain-{number}",
+        MANAGED_BY: "endpointslice-controller.k8s.io",
+        "app": f"plain-{number}",
+    }
+    endpoints = [
+        {
+            "addresses": [f"10.{place}.{number >> 8}.{number & 255}"],
+            "conditions": {"ready": True, "serving": True, "terminating": False},
+            "nodeName": f"site-{number % 300}",
+            "targetRef": {
+                "kind": "Pod",
+                "namespace": "default",
+                "name": f"plain-{number}-{place}",
+                "uid": str(uuid4()),
+            },
+        }
+        for place in (10, 11)
+    ]
+    return {
+        "metadata": {"name": f"plain-{number}-x", "namespace": "default", "labels": labels},
+        "addressType": "IPv4",
+        "endpoints": endpoints,
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+    }
+
+
 async def pad(kubeconfig: str) -> None:
     """Create all of them, some at a time."""
     limit = asyncio.Semaphore(16)
@@ -68,6 +105,8 @@ async def pad(kubeconfig: str) -> None:
         await asyncio.gather(
             *(create(client, ENDPOINTSLICES, unit_slice(number)) for number in range(UNITS)),
             *(create(client, SERVICES, service(number)) for number in range(SERVICES_OF_OTHER_KEYS)),
+            *(create(client, SERVICES, plain_service(number)) for number in range(PLAIN_SERVICES)),
+            *(create(client, ENDPOINTSLICES, plain_slice(number)) for number in range(PLAIN_SERVICES)),
         )
 
 
@@ -84,7 +123,7 @@ def settled(lab: Lab) -> bool:
 
 
 def test_the_agent_stays_below_thirty_megabytes(new_lab: Callable[[str], Lab]) -> None:
-    """Among many of other units' slices and other keys' Services: after changes, its restart, and its clients'."""
+    """Among other units' slices, other keys' Services, plain ones: after changes, its restart, and its clients'."""
     lab = new_lab("memory")
     lab.up(Sites((Node("n1", {"zone": "here"}),)))
     asyncio.run(pad(str(lab.kubeconfig)))

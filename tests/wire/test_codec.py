@@ -75,7 +75,7 @@ def test_an_error_event_is_read_back(codec: Codec) -> None:
 def test_a_list_is_read_back(codec: Codec, encode: Any) -> None:
     """A LIST body has its items, resourceVersion and continue token."""
     items = [_item(codec, encode, a="b"), _item(codec, encode)]
-    found = codec.item_list(b"".join(codec.render_list(ENDPOINTSLICES, items, 9, "next", 3)))
+    found = codec.item_list(b"".join(codec.render_list(ENDPOINTSLICES, items, 9, "next", 3)[1]))
     assert [item.raw for item in found.items] == [item.raw for item in items]
     assert (found.rv, found.continue_token) == (9, "next")
 

@@ -15,7 +15,19 @@ from typing import Final
 
 SECONDS: Final = 60.0
 
-_trim: Final = getattr(ctypes.CDLL(None), "malloc_trim", None)
+_LIBC: Final = ctypes.CDLL(None)
+_trim: Final = getattr(_LIBC, "malloc_trim", None)
+_mallopt: Final = getattr(_LIBC, "mallopt", None)
+_M_ARENA_MAX: Final = -8  # malloc.h
+
+
+def share_one_heap() -> None:
+    """Have threads that are started from now on, which write to the disk, use the heap that there is.
+
+    Each would get one of its own, and keep what it once used of it.
+    """
+    if _mallopt is not None:
+        _mallopt(_M_ARENA_MAX, 1)
 
 
 def give_back() -> None:

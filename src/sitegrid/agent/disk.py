@@ -17,13 +17,14 @@ import hmac
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.snapshot import Directory, Document, Record, Snapshotter
 from sitegrid.agent.source import Source, SourceKey, Stored
 from sitegrid.wire.codec import Item
+from sitegrid.wire.packed import Packer
 
 SWEEP_SECONDS: Final = 3600.0
 MAX_DOCUMENTS: Final = 512
@@ -59,7 +60,7 @@ class Disk:
         self._directory = _Measured(path, count=count)
         self._snapshotter = Snapshotter(self._directory)
         # Every file is looked at once: what is damaged is told now, and not when the WAN is lost.
-        for document in self._directory.load():
+        for document in self._directory.load(take=lambda record: None):
             self._directory.written_at = max(self._directory.written_at, float(document.metadata.get("at", "0")))
         self._used: set[str] = set()
         self._salt = self._load_salt()
@@ -83,12 +84,19 @@ class Disk:
     def load(self, key: SourceKey) -> Stored | None:
         """Return the last state of the source that asks for `key`, if there is a whole one."""
         name = _name(key)
-        document = self._directory.read(name)
+        objects: dict[str, Item] = {}
+        packer = Packer()
+
+        def take(record: Record) -> None:
+            item = objects[record.key] = Item(record.key, int(record.version), record.data)
+            if not key.last_counts:
+                item.pack(packer)
+
+        document = self._directory.read(name, take)
         if document is None:
             return None
         self._used.add(name)
-        items = (Item(record.key, int(record.version), record.data) for record in document.records)
-        return Stored({item.key: item for item in items}, int(document.resource_version))
+        return Stored(objects, int(document.resource_version), packer)
 
     def keep(self, source: Source) -> None:
         """Have the source's state written soon; removed where there is none to be shown."""
@@ -128,5 +136,18 @@ def _name(key: SourceKey) -> str:
 
 
 def _document(name: str, source: Source) -> Document:
-    records = tuple(Record(item.key, str(item.rv), item.raw) for item in source.objects.values())
+    records = _Records(source.objects.values())
     return Document(name, records, str(source.rv), {"at": f"{time.time():.0f}"})
+
+
+class _Records:
+    """The records of items as they are now, each made when it is asked for: they are not unpacked all at once."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = tuple(items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Record]:
+        return (Record(item.key, str(item.rv), item.raw) for item in self._items)

@@ -115,6 +115,7 @@ async def serve(settings: Settings, stop: asyncio.Event, listening: asyncio.Futu
     binds = [parse_listen(address, allow_non_loopback=settings.allow_non_loopback) for address in addresses]
     certificate = _ServerCertificate(settings.tls_certificate, settings.tls_key) if settings.tls_listen else None
     limit_tls_buffers()
+    allocator.share_one_heap()
     metrics = Metrics()
     upstream = Upstream(settings.credentials)
     disk = Disk(settings.data_dir, metrics) if settings.data_dir else None

@@ -94,10 +94,10 @@ async def send_list(view: View, options: ListOptions, connection: Connection, me
     """
     page = await _find_page(view, options)
     codec = view.key.codec
-    pieces = codec.render_list(view.key.resource, page.items, page.rv, page.token, page.remaining)
+    length, pieces = codec.render_list(view.key.resource, page.items, page.rv, page.token, page.remaining)
     headers = [(b"content-type", codec.media_type.encode())]
     end = view.log.end
-    await connection.start(200, headers, length=sum(map(len, pieces)))
+    await connection.start(200, headers, length=length)
     batch: list[bytes] = []
     size = 0
     for piece in pieces:

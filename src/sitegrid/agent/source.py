@@ -5,9 +5,10 @@ that ended, and reconnects for ever with growing, jittered pauses. What it once 
 deletes nothing. After lost history (410) or an undecodable event it lists anew and tells its listeners only the
 differences. Listeners are called synchronously and in order; they must not block.
 
-Its whole state is `objects` and `rv`, so that it can be kept on a disk: `keep` is called when that has changed, and a
-source can begin with what was `stored`. That is shown as soon as it is clear that it is the best there is: when the
-API server has taken up the watch where it ended and said what was missed, or cannot be reached.
+What may be many objects is kept packed. Its whole state is `objects` and `rv`, so that it can be kept on a disk:
+`keep` is called when that has changed, and a source can begin with what was `stored`. That is shown as soon as it is
+clear that it is the best there is: when the API server has taken up the watch where it ended and said what was
+missed, or cannot be reached.
 
 A source with an `identity` asks with a client's credential instead of the agent's, for that client only. When the API
 server refuses that credential, what it once gave for it is shown no more.
@@ -33,6 +34,7 @@ from sitegrid.agent.upstream import Upstream
 from sitegrid.wire import percent
 from sitegrid.wire.codec import Change, Codec, CodecError, Item
 from sitegrid.wire.frames import FrameError
+from sitegrid.wire.packed import Packer
 from sitegrid.wire.resources import Resource
 
 _log = logging.getLogger(__name__)
@@ -75,6 +77,8 @@ class Stored(NamedTuple):
 
     objects: dict[str, Item]
     rv: int
+    packer: Packer | None = None
+    """What its objects were packed with."""
 
 
 class Listener(Protocol):
@@ -146,6 +150,7 @@ class Source:
         """The API server has given the whole state to this process; what was stored may be older than that."""
         self.refusal: Refused | None = None
         self.listeners: list[Listener] = []
+        self._packer = (stored.packer if stored is not None else None) or Packer()
         self._upstream = upstream
         self._metrics = metrics
         self._authorization = authorization
@@ -294,7 +299,7 @@ class Source:
                 exchange.close()
             self._metrics.add("upstream_bytes_total", len(body))
             page = self.key.codec.item_list(_unzip(exchange, body))
-            found.update((item.key, item) for item in page.items)
+            found.update((item.key, self._rested(item)) for item in page.items)
             if not page.continue_token:
                 break
             parameters["continue"] = page.continue_token
@@ -360,7 +365,21 @@ class Source:
                 self._untold[item.key] = None
                 return
             self._tell(item.key, None)
+            item.pack(self._packer)
         self._changed()
+
+    def _rested(self, item: Item) -> Item:
+        """Return an item of a complete list as it is kept: packed, and not a second time where it is there already.
+
+        Where it `last_counts` there are few objects, which change much, and are read much more often than kept.
+        """
+        if self.key.last_counts:
+            return item
+        known = self.objects.get(item.key)
+        if known is not None and known.rv == item.rv and known.raw == item.raw:
+            return known
+        item.pack(self._packer)
+        return item
 
     def _apply_initial(self, change: Change, incoming: dict[str, Item]) -> None:
         """Collect the events of a streaming list until the bookmark that ends it."""
@@ -368,7 +387,7 @@ class Source:
             if change.type == "DELETED":
                 incoming.pop(change.item.key, None)
             else:
-                incoming[change.item.key] = change.item
+                incoming[change.item.key] = self._rested(change.item)
         elif change.initial_events_end:
             self._incoming = None
             self._replace(incoming, change.rv)

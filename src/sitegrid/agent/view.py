@@ -435,7 +435,7 @@ class View:
             old = self.items.get(key)
             new = self._visible(key)
             if new is not None:
-                if old is not None and old.rv == new.rv and old.raw == new.raw:
+                if old is new or (old is not None and old.rv == new.rv and old.raw == new.raw):
                     continue
                 self._remember(key, new)
                 self._append("ADDED" if old is None else "MODIFIED", key, new)

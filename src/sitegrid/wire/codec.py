@@ -1,6 +1,7 @@
 """The interface behind which the two representations are that the agent speaks: `jsoncodec` and `protobufcodec`.
 
-An `Item` is one object as it is kept: raw bytes without the type (a list item's form), its key and resourceVersion. A
+An `Item` is one object as it is kept: raw bytes without the type (a list item's form), its key and resourceVersion;
+where there may be many they are packed. A
 codec turns watch frames and lists into items, reads the few facts that decide what a client sees, edits labels, and
 renders events and lists.
 
@@ -10,11 +11,12 @@ Held by ``tests/wire/test_codec.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final, NamedTuple, Protocol
 
 from sitegrid.wire import protobuf
 from sitegrid.wire.frames import Frames
+from sitegrid.wire.packed import Packer
 from sitegrid.wire.resources import Resource
 from sitegrid.wire.servicepatch import ServicePatch
 from sitegrid.wire.status import Status
@@ -32,7 +34,7 @@ class CodecError(ValueError):
 class Item:
     """One object: `key` is namespace/name (or name), `rv` its resourceVersion, `raw` its bytes without the type."""
 
-    __slots__ = ("key", "labels", "raw", "rv", "spans")
+    __slots__ = ("_packer", "_stored", "key", "labels", "rv", "spans")
 
     def __init__(
         self,
@@ -44,9 +46,25 @@ class Item:
     ) -> None:
         self.key = key
         self.rv = rv
-        self.raw = raw
+        self._stored = raw
+        self._packer: Packer | None = None
         self.labels = labels
         self.spans = spans
+
+    @property
+    def raw(self) -> bytes:
+        """The object's bytes."""
+        return self._stored if self._packer is None else self._packer.unpack(self._stored)
+
+    def pack(self, packer: Packer) -> None:
+        """Keep it small from now on, and read it anew whenever something of it is asked for.
+
+        To be called in the turn of the event loop in which the item was made: another thread may read it afterwards.
+        """
+        packed = packer.pack(self._stored) if self._packer is None else None
+        if packed is not None:
+            self._stored, self._packer = packed, packer
+            self.labels, self.spans = None, ()
 
 
 class Change(NamedTuple):
@@ -143,9 +161,9 @@ class Codec(Protocol):
         ...
 
     def render_list(
-        self, resource: Resource, items: Iterable[Item], rv: int, continue_token: str = "", remaining: int = 0
-    ) -> list[bytes]:
-        """Return the pieces of a List body; the items' bytes are not copied."""
+        self, resource: Resource, items: Collection[Item], rv: int, continue_token: str = "", remaining: int = 0
+    ) -> tuple[int, Iterator[bytes]]:
+        """Return the length of a List body and its pieces, each of which is made when it is asked for."""
         ...
 
 

@@ -7,7 +7,7 @@ For clients that ask for it, kubectl and curl among them; kube-proxy and CoreDNS
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from sitegrid.wire.codec import (
@@ -24,6 +24,8 @@ from sitegrid.wire.frames import Frames, LineFrames
 from sitegrid.wire.resources import SERVICES, Resource
 from sitegrid.wire.servicepatch import ServicePatch, patch_json
 from sitegrid.wire.status import Status
+
+_LIST_END: Final = b"]}\n"
 
 
 def dump(value: Any) -> bytes:
@@ -195,23 +197,27 @@ class JsonCodec:
         return status.to_json() + b"\n"
 
     def render_list(
-        self, resource: Resource, items: Iterable[Item], rv: int, continue_token: str = "", remaining: int = 0
-    ) -> list[bytes]:
-        """Return the pieces of a List body; the items' bytes are not copied."""
+        self, resource: Resource, items: Collection[Item], rv: int, continue_token: str = "", remaining: int = 0
+    ) -> tuple[int, Iterator[bytes]]:
+        """Return the length of a List body and its pieces, each of which is made when it is asked for."""
         meta: dict[str, Any] = {"resourceVersion": str(rv)}
         if continue_token:
             meta["continue"] = continue_token
             if remaining:
                 meta["remainingItemCount"] = remaining
-        head = b'{"kind":"%sList","apiVersion":"%s","metadata":' % (
-            resource.kind.encode(),
-            resource.api_version.encode(),
-        )
-        pieces = [head + dump(meta) + b',"items":[']
-        for item in items:
-            pieces += (item.raw, b",")
-        # There is none behind the last item.
-        return [*(pieces[:-1] if len(pieces) > 1 else pieces), b"]}\n"]
+        kind, version = resource.kind.encode(), resource.api_version.encode()
+        head = b'{"kind":"%sList","apiVersion":"%s","metadata":%s,"items":[' % (kind, version, dump(meta))
+        length = len(head) + sum(len(item.raw) for item in items) + max(0, len(items) - 1) + len(_LIST_END)
+        return length, _list_pieces(head, items)
+
+
+def _list_pieces(head: bytes, items: Iterable[Item]) -> Iterator[bytes]:
+    yield head
+    for number, item in enumerate(items):
+        if number:
+            yield b","
+        yield item.raw
+    yield _LIST_END
 
 
 JSON: Final[Codec] = JsonCodec()

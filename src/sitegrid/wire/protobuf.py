@@ -307,14 +307,13 @@ def unwrap(data: bytes) -> Envelope:
 
 def wrap(api_version: str, kind: str, raw: bytes) -> bytes:
     """Return `raw` as the body that the API server would send (with its empty encoding and content type)."""
-    return b"".join(wrap_pieces(api_version, kind, [raw]))
+    return wrap_head(api_version, kind, len(raw)) + raw + ENVELOPE_END
 
 
-def wrap_pieces(api_version: str, kind: str, pieces: list[bytes]) -> list[bytes]:
-    """Return the pieces of a body around an object that comes in `pieces`, which are not copied."""
+def wrap_head(api_version: str, kind: str, size: int) -> bytes:
+    """Return what stands before an object of `size` bytes in a body; behind it stands `ENVELOPE_END`."""
     types = write_bytes(1, api_version.encode()) + write_bytes(2, kind.encode())
-    head = MAGIC + write_bytes(1, types) + write_head(2, sum(map(len, pieces)))
-    return [head, *pieces, _ENVELOPE_END]
+    return MAGIC + write_bytes(1, types) + write_head(2, size)
 
 
 def read_event(frame: bytes) -> tuple[str, bytes]:
@@ -341,7 +340,7 @@ _ENVELOPES: dict[int, tuple[bytes, str]] = {}
 _MAX_ENVELOPES: Final = 256
 _METADATA: Final = 1 << 3 | BYTES
 """The tag of field 1."""
-_ENVELOPE_END: Final = b"\x1a\x00\x22\x00"
+ENVELOPE_END: Final = b"\x1a\x00\x22\x00"
 
 
 def read_watched(frame: bytes) -> tuple[str, bytes]:
@@ -351,14 +350,14 @@ def read_watched(frame: bytes) -> tuple[str, bytes]:
     only compared.
     """
     known = _ENVELOPES.get(len(frame))
-    if known is not None and frame.startswith(known[0]) and frame.endswith(_ENVELOPE_END):
-        return known[1], frame[len(known[0]) : -len(_ENVELOPE_END)]
+    if known is not None and frame.startswith(known[0]) and frame.endswith(ENVELOPE_END):
+        return known[1], frame[len(known[0]) : -len(ENVELOPE_END)]
     kind, body = read_event(frame)
     envelope = unwrap(body)
     if frame == write_event(kind, wrap(*envelope)):
         if len(_ENVELOPES) >= _MAX_ENVELOPES:
             _ENVELOPES.clear()
-        _ENVELOPES[len(frame)] = (frame[: -len(envelope.raw + _ENVELOPE_END)], kind)
+        _ENVELOPES[len(frame)] = (frame[: -len(envelope.raw + ENVELOPE_END)], kind)
     return kind, envelope.raw
 
 
@@ -388,14 +387,14 @@ def peek_name(frame: bytes) -> bytes | None:
 
 def write_watched(kind: str, api_version: str, object_kind: str, raw: bytes) -> bytes:
     """Return a WatchEvent of type `kind` around an object, with its length before it as it is in a stream."""
-    return _watched_head(kind, api_version, object_kind, len(raw)) + raw + _ENVELOPE_END
+    return _watched_head(kind, api_version, object_kind, len(raw)) + raw + ENVELOPE_END
 
 
 @lru_cache(maxsize=256)
 def _watched_head(kind: str, api_version: str, object_kind: str, size: int) -> bytes:
     """Return what stands before an object of `size` bytes."""
     frame = length_frame(write_event(kind, wrap(api_version, object_kind, bytes(size))))
-    return frame[: -size - len(_ENVELOPE_END)]
+    return frame[: -size - len(ENVELOPE_END)]
 
 
 def write_event(kind: str, body: bytes) -> bytes:

@@ -6,7 +6,7 @@ What kube-proxy and CoreDNS ask for, and what the agent asks the API server for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from sitegrid.wire import protobuf
@@ -154,17 +154,30 @@ class ProtobufCodec:
         return status.to_protobuf()
 
     def render_list(
-        self, resource: Resource, items: Iterable[Item], rv: int, continue_token: str = "", remaining: int = 0
-    ) -> list[bytes]:
-        """Return the pieces of a List body (meta/v1 ListMeta: resourceVersion = 2, continue = 3, remaining = 4)."""
+        self, resource: Resource, items: Collection[Item], rv: int, continue_token: str = "", remaining: int = 0
+    ) -> tuple[int, Iterator[bytes]]:
+        """Return the length of a List body and its pieces, each of which is made when it is asked for.
+
+        meta/v1 ListMeta: resourceVersion = 2, continue = 3, remainingItemCount = 4.
+        """
         meta = protobuf.write_bytes(1, b"") + protobuf.write_bytes(2, str(rv).encode())
         meta += protobuf.write_bytes(3, continue_token.encode())
         if remaining:
             meta += protobuf.write_int(4, remaining)
-        pieces = [protobuf.write_bytes(1, meta)]
-        for item in items:
-            pieces += (protobuf.write_head(2, len(item.raw)), item.raw)
-        return protobuf.wrap_pieces(resource.api_version, f"{resource.kind}List", pieces)
+        meta = protobuf.write_bytes(1, meta)
+        sizes = (len(item.raw) for item in items)
+        body = len(meta) + sum(len(protobuf.write_head(2, size)) + size for size in sizes)
+        head = protobuf.wrap_head(resource.api_version, f"{resource.kind}List", body)
+        return len(head) + body + len(protobuf.ENVELOPE_END), _list_pieces(head + meta, items)
+
+
+def _list_pieces(begin: bytes, items: Iterable[Item]) -> Iterator[bytes]:
+    yield begin
+    for item in items:
+        raw = item.raw
+        yield protobuf.write_head(2, len(raw))
+        yield raw
+    yield protobuf.ENVELOPE_END
 
 
 def _read_status(raw: bytes) -> tuple[int, str]:

@@ -25,7 +25,15 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
-from sitegrid.agent.snapshot.document import MAX_BYTES, DamagedError, Document, FormatError, decode, encode
+from sitegrid.agent.snapshot.document import (
+    MAX_BYTES,
+    DamagedError,
+    Document,
+    FormatError,
+    Record,
+    decode,
+    encode,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -68,10 +76,11 @@ class Directory:
         # Document name → how its last change failed: what has been logged is not logged again for another one.
         self._failures: dict[str, str] = {}
 
-    def load(self) -> Iterator[Document]:
+    def load(self, take: Callable[[Record], None] | None = None) -> Iterator[Document]:
         """Yield every whole document, and remove what interrupted writes have left.
 
-        For the start, before anything is written. One document at a time is in memory; each name comes once.
+        For the start, before anything is written. One document at a time is in memory; each name comes once. With
+        `take`, documents come without their records, as of `read`.
         """
         try:
             directory = os.open(self.path, _OPEN)
@@ -81,12 +90,16 @@ class Directory:
             self._lost("", "unreadable", error)
             return
         try:
-            yield from self._load(directory)
+            yield from self._load(directory, take)
         finally:
             os.close(directory)
 
-    def read(self, name: str) -> Document | None:
-        """Return the document `name`; None where there is none, or (that is told) no whole one."""
+    def read(self, name: str, take: Callable[[Record], None] | None = None) -> Document | None:
+        """Return the document `name`; None where there is none, or (that is told) no whole one.
+
+        With `take`, each record is given to that as it is read, and the document comes without them: they count only
+        if it does.
+        """
         try:
             directory = os.open(self.path, _OPEN)
         except OSError:
@@ -94,7 +107,7 @@ class Directory:
         try:
             file = _file_name(name)
             os.stat(file, dir_fd=directory, follow_symlinks=False)
-            loaded = self._read(directory, file, self.max_bytes)
+            loaded = self._read(directory, file, self.max_bytes, take)
         except OSError:
             return None
         finally:
@@ -148,7 +161,7 @@ class Directory:
         finally:
             os.close(directory)
 
-    def _load(self, directory: int) -> Iterator[Document]:
+    def _load(self, directory: int, take: Callable[[Record], None] | None) -> Iterator[Document]:
         try:
             names = sorted(os.listdir(directory))
         except OSError as error:
@@ -160,15 +173,17 @@ class Directory:
                 with contextlib.suppress(OSError):
                     os.unlink(name, dir_fd=directory)
             elif _DOCUMENT.fullmatch(name):
-                loaded = self._read(directory, name, budget)
+                loaded = self._read(directory, name, budget, take)
                 if loaded is not None:
                     budget -= loaded[1]
                     yield loaded[0]
 
-    def _read(self, directory: int, name: str, budget: int) -> tuple[Document, int] | None:
+    def _read(
+        self, directory: int, name: str, budget: int, take: Callable[[Record], None] | None
+    ) -> tuple[Document, int] | None:
         """Return the document in the file `name` and its size, or None after telling why not."""
         try:
-            return _read_file(directory, name, budget)
+            return _read_file(directory, name, budget, take)
         except DamagedError as error:
             self._lost(name, "damaged", error)
         except FormatError as error:
@@ -260,7 +275,7 @@ def _write_file(directory: int, name: str, document: Document) -> None:
         os.close(file)
 
 
-def _read_file(directory: int, name: str, budget: int) -> tuple[Document, int]:
+def _read_file(directory: int, name: str, budget: int, take: Callable[[Record], None] | None) -> tuple[Document, int]:
     """Return the document in the file `name` and the file's size, which may be `budget` at most."""
     file = os.open(name, _READ, dir_fd=directory)
     try:
@@ -270,7 +285,7 @@ def _read_file(directory: int, name: str, budget: int) -> tuple[Document, int]:
         if status.st_size > budget:
             raise TooLargeError(f"it has {status.st_size} bytes, and {budget} are left")
         with os.fdopen(file, "rb", closefd=False) as stream:
-            document = decode(stream, status.st_size)
+            document = decode(stream, status.st_size, take)
     finally:
         os.close(file)
     if _file_name(document.name) != name:

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple, Protocol
 
 FORMAT: Final = 1
 """Raised with every change that older agents would misread."""
@@ -39,11 +39,19 @@ class Record(NamedTuple):
     data: bytes
 
 
+class Records(Protocol):
+    """A document's records, in order; they may be made whenever they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Record]: ...
+
+
 class Document(NamedTuple):
     """What is kept under `name`. It is read in another thread: its parts must not change after it was made."""
 
     name: str
-    records: Collection[Record]
+    records: Records
     resource_version: str = ""
     metadata: Mapping[str, str] = MappingProxyType({})
 
@@ -81,8 +89,8 @@ def encode(document: Document) -> Iterator[bytes | bytearray]:
     yield chunk + digest.digest()
 
 
-def decode(file: BinaryIO, size: int) -> Document:
-    """Return the document in `file`, which is `size` bytes long.
+def decode(file: BinaryIO, size: int, take: Callable[[Record], None] | None = None) -> Document:
+    """Return the document in `file`, which is `size` bytes long; with `take` that gets the records, one by one.
 
     Raises `DamagedError`, `FormatError`, and OSError where the file cannot be read.
     """
@@ -94,7 +102,9 @@ def decode(file: BinaryIO, size: int) -> Document:
     name = reader.text()
     resource_version = reader.text()
     metadata = {reader.text(): reader.text() for _ in range(reader.number())}
-    records = [Record(reader.text(), reader.text(), reader.data()) for _ in range(reader.number())]
+    records: list[Record] = []
+    for _ in range(reader.number()):
+        (take or records.append)(Record(reader.text(), reader.text(), reader.data()))
     reader.finish()
     return Document(name, records, resource_version, metadata)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from sitegrid.agent.wan import Wan
 
@@ -33,8 +34,45 @@ def test_patience_follows_the_link() -> None:
     assert wan.patience == 6.0
     wan.reached(60.0)
     assert wan.patience == 10.0
-    wan.reached(0.001)
+    for _ in range(4):
+        wan.reached(0.001)
     assert wan.patience == first < 1.0
+
+
+def test_one_quick_connection_does_not_make_a_slow_link_quick() -> None:
+    """Packets that got lost take seconds, the next ones' did not: patience is given up by halves."""
+    wan = Wan()
+    wan.reached(2.0)
+    wan.reached(0.1)
+    assert wan.patience == 4.0
+    wan.reached(0.1)
+    assert wan.patience == 2.0
+
+
+async def test_what_is_late_on_a_live_link_is_not_lost(objects: Any) -> None:
+    """While data come on any connection the API server is there, and more patience is what is missing."""
+    wan = Wan()
+    wan.reached(0.5)
+    assert not wan.late(2.0)
+    assert wan.patience == 2.0
+    accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    server = await asyncio.start_server(lambda _, writer: accepted.put_nowait(writer), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    wan.follow(writer.transport)
+    theirs = await accepted.get()
+    theirs.write(b"x")
+    await reader.read(1)
+    assert wan.late(3600.0)
+    assert wan.patience == 4.0
+    await objects.eventually(lambda: not wan.late(0.02))
+    for _ in range(9):
+        wan.late(3600.0)
+    assert wan.patience == 10.0
+    for end in (theirs, writer):
+        end.close()
+        await end.wait_closed()
+    assert not wan.late(3600.0)
+    server.close()
 
 
 async def test_a_pause_ends_when_the_wan_is_back() -> None:

@@ -115,7 +115,8 @@ class FaultSite:
         rules = self.lab.run(node, ["nft", "list", "table", "ip", "kube-proxy"], capture_output=True).stdout
         chain = re.search(rf"chain service-\w+-default/{service}/tcp/ {{.*?}}\n", rules, re.DOTALL)
         found = re.findall(r"([\d.]+)(?: \. |/)(\d+)", chain[0]) if chain else []
-        nodes = {item["status"]["podIP"]: item["spec"]["nodeName"] for item in self.items()}
+        items = [item for item in self.items() if "podIP" in item["status"]]
+        nodes = {item["status"]["podIP"]: item["spec"]["nodeName"] for item in items}
         return {f"{nodes[address]}:{port}" for address, port in found if address in nodes}
 
     def restore(self) -> None:

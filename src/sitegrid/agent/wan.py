@@ -12,7 +12,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
+import socket
+import struct
+import weakref
 from collections.abc import Callable
 from typing import Final
 
@@ -23,6 +27,8 @@ _PATIENCE: Final = 0.7
 _LONGEST_PATIENCE: Final = 10.0
 _JITTER: Final = 1.0
 """Seconds over which reconnections are spread once the WAN is back."""
+_LAST_DATA: Final = struct.Struct("=52xI")
+"""Where the kernel tells how many milliseconds ago data came (struct tcp_info, tcpi_last_data_recv)."""
 
 
 class Wan:
@@ -33,14 +39,29 @@ class Wan:
         self.down = False
         self.reason = ""
         self.patience = _PATIENCE
-        """Seconds that a client's connection may take: four times the last one's, which slow links need."""
+        """Seconds that a client's connection may take: four times the last ones', which slow links need."""
         self.listeners: list[Callable[[], None]] = []
         self._back = asyncio.Event()
         self._guessed = False
+        self._connections: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
+
+    def follow(self, connection: asyncio.BaseTransport) -> None:
+        """Know a TCP connection to the API server, for as long as it is there."""
+        self._connections.add(connection)
+
+    def late(self, seconds: float) -> bool:
+        """Hear that something took longer than `seconds`; tell whether data come from the API server all the same.
+
+        Then the link is thin or loses packets, and who is next waits longer.
+        """
+        alive = any(_silence(connection) < seconds / 2 for connection in self._connections)
+        if alive:
+            self.patience = min(2 * self.patience, _LONGEST_PATIENCE)
+        return alive
 
     def reached(self, seconds: float) -> None:
-        """Hear that a connection was made in `seconds`."""
-        self.patience = min(max(_PATIENCE, 4 * seconds), _LONGEST_PATIENCE)
+        """Hear that a connection was made in `seconds`. One that was quick does not make a slow link a quick one."""
+        self.patience = min(max(_PATIENCE, 4 * seconds, self.patience / 2), _LONGEST_PATIENCE)
         if self.down:
             _log.warning("the API server can be reached again")
         changed, self.up, self.down = not self.up, True, False
@@ -72,3 +93,12 @@ class Wan:
                     await asyncio.sleep(random.uniform(0, _JITTER))
         else:
             await asyncio.sleep(seconds)
+
+
+def _silence(connection: asyncio.BaseTransport) -> float:
+    """Return for how many seconds no data have come."""
+    if connection.is_closing():
+        return math.inf
+    info = connection.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA.size)
+    milliseconds: int = _LAST_DATA.unpack(info)[0]
+    return milliseconds / 1000

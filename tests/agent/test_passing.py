@@ -185,6 +185,33 @@ async def test_a_silent_connection_is_given_up(
     await objects.eventually(lambda: old.ended)
 
 
+async def test_what_is_silent_beside_what_is_heard_is_not_a_lost_wan(
+    server: ApiServer, upstream: Upstream, passed: Passed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow link the request fails alone, and the next ones go elsewhere; a new connection may be late, too."""
+    late: list[float] = []
+
+    def alive(seconds: float) -> bool:
+        late.append(seconds)
+        return True
+
+    monkeypatch.setattr(upstream.wan, "late", alive)
+    _, old, _ = await passed.begin("/first")
+    upstream.wan.patience = 0.2
+    old.mute = True
+    task, *_ = await passed.begin()
+    with pytest.raises(UpstreamError, match="the API server is slow: ask again"):
+        await task
+    assert (upstream.wan.up, late) == (True, [0.1])
+    upstream.wan.patience = 0.0
+    with pytest.raises(UpstreamError, match="the API server is slow: ask again"):
+        await upstream.pass_on("GET", "/", [], b"", 20)
+    assert (upstream.wan.up, late) == (True, [0.1, 0.0])
+    upstream.wan.patience = 20.0
+    _, connection, _ = await passed.begin()
+    assert connection is not old
+
+
 async def test_a_connection_that_is_busy_is_not_given_up(
     server: ApiServer, upstream: Upstream, passed: Passed, monkeypatch: pytest.MonkeyPatch
 ) -> None:

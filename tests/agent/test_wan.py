@@ -50,7 +50,7 @@ def test_one_quick_connection_does_not_make_a_slow_link_quick() -> None:
 
 
 async def test_what_is_late_on_a_live_link_is_not_lost(objects: Any) -> None:
-    """While data come on any connection the API server is there, and more patience is what is missing."""
+    """While anything comes on any connection the API server is there, and more patience is what is missing."""
     wan = Wan()
     wan.reached(0.5)
     assert not wan.late(2.0)

@@ -6,14 +6,12 @@ Clients in pods send requests all the while, as in ``test_offline.py``.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from sitegrid.lab.clients import wait_until
 from sitegrid.lab.lab import Lab
-from sitegrid.lab.slowness import Slowness
 from tests.support.faultsite import (
     FAULTY,
     NO_ENDPOINTS,
@@ -31,13 +29,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 NEIGHBOUR = "node12"
 NO_NAME = "dns: Name or service not known"
 """Where a node is in no unit, its DNS does not know a grid's Service either."""
-
-ANOTHER = """
-apiVersion: tkeedge.io/v1
-kind: ServiceGrid
-metadata: {name: another}
-spec: {gridUniqKey: zone, template: {selector: {appGrid: nginx}, ports: [{port: 80}]}}
-"""
 
 
 @pytest.mark.parametrize("process", ["kube-apiserver", "etcd", "controller", "kube-controller-manager"])
@@ -101,36 +92,3 @@ def test_a_deleted_node_is_in_no_unit_until_it_registers_again(site: FaultSite, 
     assert {reason for _, reason in gone.losses} <= {*NO_ENDPOINTS, NO_NAME}, "\n" + gone.render()
     check_nothing_happened(seen)
     assert wait_until(lambda: site.pods() == before), site.pods()
-
-
-@pytest.fixture
-def slow(site: FaultSite, lab: Lab) -> Iterator[FaultSite]:
-    """Give the site's first node a WAN of 50 kbit/s, in both directions."""
-    site.settle()
-    lab.slow_wan(FAULTY, Slowness(rate=50_000))
-    yield site
-    lab.restore_wan(FAULTY)
-
-
-def test_a_wan_of_50_kbit_is_enough(slow: FaultSite, lab: Lab) -> None:
-    """All that is on the node starts again over it, and what is new in the cloud arrives.
-
-    Nothing is lost but names that the node's own CoreDNS was asked for while it started.
-    """
-
-    def do() -> None:
-        for part in ("agent", "kube-proxy", "coredns", "kubelet"):
-            lab.process(f"{part}@{FAULTY}", "restart")
-        assert wait_until(lambda: metrics(lab, FAULTY).get("wan_down") == 0)
-        began = time.monotonic()
-        lab.kubectl("apply", "-f", "-", input=ANOTHER)
-        assert wait_until(lambda: slow.in_rules(FAULTY, "another-svc") == {f"{FAULTY}:80", f"{OTHER}:80"})
-        print(f"50 kbit/s: a new ServiceGrid is in the rules after {time.monotonic() - began:.1f} s")
-
-    try:
-        seen = slow.fault("50 kbit/s", do)
-    finally:
-        lab.kubectl("delete", "--ignore-not-found", "-f", "-", input=ANOTHER)
-    check_nothing_happened({(node, url): matrix for (node, url), matrix in seen.items() if node == OTHER})
-    assert {reason.partition(":")[0] for node in seen for _, reason in seen[node].losses} <= {"dns"}
-    assert [matrix.misplaced for matrix in seen.values()] == [0] * 4

@@ -17,13 +17,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import socket
 import ssl
-import sys
 from typing import Final, cast
 
 from sitegrid.agent.credentials import HTTP2, ResumingContext
 from sitegrid.agent.reply import Reply, Unprocessed, UpstreamError
+from sitegrid.agent.wan import silence
 from sitegrid.wire.http2 import Event, Http2, Http2Error
 
 BURST: Final = 0.1
@@ -39,8 +38,6 @@ _PASSING_WINDOW: Final = 32 * 1024
 _PASSING_MOST: Final = 64
 _PASSING_HEAD: Final = 8 * 1024
 """Bytes of the largest request head that goes with others, so that heads that wait to be sent remain few bytes."""
-_LAST_ACK: Final = slice(56, 60)
-"""Where linux/tcp.h, struct tcp_info, has tcpi_last_ack_recv, in milliseconds."""
 _BUFFER: Final = memoryview(bytearray(32 * 1024))
 """Where every connection receives: what is in it is taken out at once."""
 
@@ -224,9 +221,7 @@ class Link(asyncio.BufferedProtocol):
     def _unacknowledged(self) -> float:
         """Return for how many seconds the API server's machine has acknowledged nothing."""
         assert self._transport is not None  # or every answer to a ping would be there
-        sock = self._transport.get_extra_info("socket")
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_ACK.stop)
-        return float(int.from_bytes(info[_LAST_ACK], sys.byteorder) / 1000)
+        return silence(self._transport)
 
     def retire(self) -> None:
         """Close the connection with the last answer on it."""

@@ -161,7 +161,8 @@ class Upstream:
         patience = self.wan.patience / 2
         if not await stream.begins(patience):
             if not await link.answers(patience):
-                self._lost("it fell silent")
+                link.retire()
+                self._late(patience, "it fell silent")
             await stream.head(timeout)
 
     async def ask(self, target: str, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> Reply:
@@ -229,6 +230,7 @@ class Upstream:
             limit=2 * _READ,
         )
         _notice_silence(writer.transport)
+        self.wan.follow(writer.transport)
         return reader, writer
 
     async def _shared(self, kind: type[Link], *, as_agent: bool) -> Link | None:
@@ -266,6 +268,7 @@ class Upstream:
         )
         self._links.add(link)
         _notice_silence(transport)
+        self.wan.follow(transport)
         try:
             await link.secured
         except BaseException:
@@ -280,6 +283,8 @@ class Upstream:
         try:
             async with asyncio.timeout(limit):
                 result = await connecting
+        except TimeoutError as error:
+            self._late(limit, _why(error), error)
         except OSError as error:
             self._lost(_why(error), error)
         self.wan.reached(loop.time() - begin)
@@ -290,6 +295,15 @@ class Upstream:
         self.wan.lost(reason)
         self._look()
         raise UpstreamError(f"the API server cannot be reached: {self.wan.reason}") from error
+
+    def _late(self, seconds: float, reason: str, error: OSError | None = None) -> NoReturn:
+        """Tell the WAN that nothing came for `seconds`: it is lost, unless data come on another connection.
+
+        Raises `UpstreamError`.
+        """
+        if not self.wan.late(seconds):
+            self._lost(reason, error)
+        raise UpstreamError("the API server is slow: ask again") from error
 
     def _look(self) -> None:
         """Have a probe running."""

@@ -27,8 +27,8 @@ _PATIENCE: Final = 0.7
 _LONGEST_PATIENCE: Final = 10.0
 _JITTER: Final = 1.0
 """Seconds over which reconnections are spread once the WAN is back."""
-_LAST_DATA: Final = struct.Struct("=52xI")
-"""Where the kernel tells how many milliseconds ago data came (struct tcp_info, tcpi_last_data_recv)."""
+_LAST_ACK: Final = struct.Struct("=56xI")
+"""Where linux/tcp.h, struct tcp_info, has tcpi_last_ack_recv, in milliseconds."""
 
 
 class Wan:
@@ -50,11 +50,11 @@ class Wan:
         self._connections.add(connection)
 
     def late(self, seconds: float) -> bool:
-        """Hear that something took longer than `seconds`; tell whether data come from the API server all the same.
+        """Hear that something took longer than `seconds`; tell whether the API server is heard all the same.
 
         Then the link is thin or loses packets, and who is next waits longer.
         """
-        alive = any(_silence(connection) < seconds / 2 for connection in self._connections)
+        alive = any(silence(connection) < seconds / 2 for connection in self._connections)
         if alive:
             self.patience = min(2 * self.patience, _LONGEST_PATIENCE)
         return alive
@@ -95,10 +95,10 @@ class Wan:
             await asyncio.sleep(seconds)
 
 
-def _silence(connection: asyncio.BaseTransport) -> float:
-    """Return for how many seconds no data have come."""
+def silence(connection: asyncio.BaseTransport) -> float:
+    """Return for how many seconds nothing has come from the API server's machine, acknowledgements included."""
     if connection.is_closing():
         return math.inf
-    info = connection.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA.size)
-    milliseconds: int = _LAST_DATA.unpack(info)[0]
+    info = connection.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_ACK.size)
+    milliseconds: int = _LAST_ACK.unpack(info)[0]
     return milliseconds / 1000

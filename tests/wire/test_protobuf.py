@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sitegrid.wire import protobuf
 from sitegrid.wire.protobuf import ProtobufError
-from tests.support.protowire import fields
+from tests.support.kubeproto import parse
 
 LABELS = st.dictionaries(st.text(max_size=20), st.text(max_size=20), max_size=5)
 
@@ -219,17 +219,12 @@ def test_a_peeked_name_is_the_objects(encode: Any, name: str, namespace: str, ot
 
 
 def _decoded(message: bytes) -> tuple[str, str, str, dict[str, str], dict[str, str]]:
-    """Return what generated classes have: of repeated fields and map keys the last counts, messages are merged."""
-    texts = {1: "", 3: "", 6: ""}
-    maps: dict[int, dict[str, str]] = {11: {}, 12: {}}
-    for _, _, meta in (field for field in fields(message) if field[0] == 1):
-        for number, _, value in fields(meta):
-            if number in texts:
-                texts[number] = value.decode()
-            elif number in maps:
-                entry = {number: part.decode() for number, _, part in fields(value) if number in (1, 2)}
-                maps[number][entry.get(1, "")] = entry.get(2, "")
-    return texts[1], texts[3], texts[6], maps[11], maps[12]
+    """Return what a generated class has: of repeated fields and map keys the last counts, messages are merged."""
+    meta = parse("AnyObject", message).metadata
+    labels, annotations = (
+        {entry.key: entry.value for entry in entries} for entries in (meta.labels, meta.annotations)
+    )
+    return meta.name, meta.namespace, meta.resourceVersion, labels, annotations
 
 
 @st.composite
@@ -260,6 +255,7 @@ def _messages(draw: st.DrawFn, encode: Any) -> bytes:
     return bytes(message)
 
 
+@settings(max_examples=600)
 @given(st.data())
 def test_what_is_read_is_what_generated_classes_have(encode: Any, data: st.DataObject) -> None:
     """Whatever a message looks like: it is an error, or labels and names are those that a client would see."""

@@ -30,7 +30,7 @@ from sitegrid.agent.server import Server
 from sitegrid.agent.source import Source, SourceKey, Stored
 from sitegrid.agent.wan import Wan
 from sitegrid.wire.selectors import LabelSelector
-from tests.support.protowire import fields
+from tests.support.kubeproto import parse
 
 SLICES: Final = "/apis/discovery.k8s.io/v1/endpointslices"
 SERVICES: Final = "/api/v1/services"
@@ -175,14 +175,6 @@ def _varint(value: int) -> bytes:
 def _blob(number: int, value: bytes | str) -> bytes:
     data = value.encode() if isinstance(value, str) else value
     return _varint(number * 8 + 2) + _varint(len(data)) + data
-
-
-def _blobs(data: bytes) -> Iterable[tuple[int, bytes]]:
-    """Yield the length-delimited fields of a message, and skip its numbers, which nothing here asks for."""
-    for number, wire_type, value in fields(data):
-        if wire_type != 0:
-            assert wire_type == 2
-            yield number, value
 
 
 def _envelope(kind: str, version: str, message: bytes) -> bytes:
@@ -744,25 +736,19 @@ def _from_json(path: str, body: dict[str, Any]) -> Obj:
     )
 
 
-def _from_protobuf(path: str, message: bytes) -> tuple[Obj, bool]:
-    names, labels, address, end = {1: "", 3: "", 6: "0"}, {}, "", False
-    for number, value in _blobs(message):
-        if number == 1:
-            for inner, text in _blobs(value):
-                if inner in names:
-                    names[inner] = text.decode()
-                elif inner == 11:
-                    entry = dict(_blobs(text))
-                    labels[entry[1].decode()] = entry[2].decode()
-                elif inner == 12:
-                    end = True
-        elif number == 2 and path == SLICES:
-            address += dict(_blobs(value))[1].decode()
-        elif number == 2 and path == SERVICES:
-            address = ",".join(text.decode() for inner, text in _blobs(value) if inner == 5)
-        elif number == 2 and path == ENDPOINTS:
-            address = ",".join(dict(_blobs(a))[1].decode() for number, a in _blobs(value) if number == 1)
-    return Obj(path, names[3], names[1], labels, address, int(names[6])), end
+def _from_protobuf(path: str, data: bytes) -> tuple[Obj, bool]:
+    message = parse(KINDS[path][0], data)
+    meta = message.metadata
+    if path == SLICES:
+        addresses = [address for endpoint in message.endpoints for address in endpoint.addresses]
+    elif path == ENDPOINTS:
+        addresses = [address.ip for subset in message.subsets for address in subset.addresses]
+    else:
+        addresses = message.spec.externalIPs
+    obj = Obj(
+        path, meta.namespace, meta.name, dict(meta.labels), ",".join(addresses), int(meta.resourceVersion or "0")
+    )
+    return obj, "k8s.io/initial-events-end" in meta.annotations
 
 
 def decode_list(asks: Asks, body: bytes) -> tuple[dict[Key, Obj], int]:
@@ -771,10 +757,9 @@ def decode_list(asks: Asks, body: bytes) -> tuple[dict[Key, Obj], int]:
         value = json.loads(body)
         found = [_from_json(asks.path, item) for item in value["items"]]
         return {obj.key: obj for obj in found}, int(value["metadata"]["resourceVersion"])
-    message = dict(_blobs(body[4:]))[2]
-    items = [_from_protobuf(asks.path, raw)[0] for number, raw in _blobs(message) if number == 2]
-    meta = dict(_blobs(dict(reversed(list(_blobs(message))))[1]))
-    return {obj.key: obj for obj in items}, int(meta[2])
+    message = parse("List", parse("Unknown", body[4:]).raw)
+    items = [_from_protobuf(asks.path, raw)[0] for raw in message.items]
+    return {obj.key: obj for obj in items}, int(message.metadata.resourceVersion)
 
 
 def decode_events(asks: Asks, data: bytes) -> tuple[list[Event], bytes]:
@@ -793,16 +778,14 @@ def decode_events(asks: Asks, data: bytes) -> tuple[list[Event], bytes]:
         return events, rest
     while len(data) >= 4 and len(data) >= 4 + int.from_bytes(data[:4], "big"):
         length = int.from_bytes(data[:4], "big")
-        fields = dict(_blobs(data[4 : 4 + length]))
+        event = parse("WatchEvent", data[4 : 4 + length])
         data = data[4 + length :]
-        kind = fields[1].decode()
-        body = dict(_blobs(dict(_blobs(fields[2]))[1][4:]))[2]
-        if kind == "ERROR":
-            # The code is the only varint of a Status: field 6.
-            events.append(Event("ERROR", Obj(asks.path, "", ""), code=410 if b"\x30\x9a\x03" in body else 500))
+        body = parse("Unknown", event.object.raw[4:]).raw
+        if event.type == "ERROR":
+            events.append(Event("ERROR", Obj(asks.path, "", ""), code=parse("Status", body).code))
         else:
             obj, end = _from_protobuf(asks.path, body)
-            events.append(Event(kind, obj, end))
+            events.append(Event(event.type, obj, end))
     return events, data
 
 

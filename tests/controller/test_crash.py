@@ -80,10 +80,11 @@ async def _live(plane: Any, writes: int, at_rest: Any) -> bool:
     async with Client(load_config(str(plane.kubeconfig("admin")))) as client:
         cluster = Cluster()
         api: Any = _Mortal(client, writes)
+        metrics = Metrics()
         tasks = [asyncio.create_task(reflector.run()) for reflector in cluster.reflect(client)]
         tasks.append(asyncio.create_task(cluster.optional.run(client)))
-        lead = asyncio.create_task(Manager(cluster, api, _NoEvents(), Metrics()).lead())
-        rest = asyncio.create_task(at_rest())
+        lead = asyncio.create_task(Manager(cluster, api, _NoEvents(), metrics).lead())
+        rest = asyncio.create_task(at_rest(metrics))
         await asyncio.wait([lead, rest, asyncio.create_task(api.dead.wait())], return_when=asyncio.FIRST_COMPLETED)
         for task in (*tasks, lead, rest):
             task.cancel()
@@ -94,8 +95,12 @@ async def _live(plane: Any, writes: int, at_rest: Any) -> bool:
 async def _lives(world: Any, wait_for: Any, complete: Any) -> int:
     """Let controllers live until one writes nothing any more; return how many died of their first write."""
 
-    async def stays_complete() -> None:
-        await asyncio.to_thread(wait_for, complete, "the wanted state", dump=world.dump)
+    async def stays_complete(metrics: Metrics) -> None:
+        def looked_and_complete() -> bool:
+            looked = any(sample.value for metric in metrics.passes.collect() for sample in metric.samples)
+            return looked and bool(complete())
+
+        await asyncio.to_thread(wait_for, looked_and_complete, "the wanted state", dump=world.dump)
         await asyncio.sleep(STATUS_HELD + 1)  # a life that writes within this time is not at rest
 
     lives = 0

@@ -6,6 +6,7 @@ The API server asks the lab's kubelet on the node; `tests/lab/test_kubelet_*.py`
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -41,7 +42,7 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: typist}
 rules:
-- {apiGroups: [""], resources: [pods, pods/log, pods/exec], verbs: [get, create]}
+- {apiGroups: [""], resources: [pods, pods/log, pods/exec, pods/portforward], verbs: [get, create]}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
@@ -173,6 +174,20 @@ def hear(terminal: int, last: bytes) -> bytes:
     while last not in heard:
         heard += os.read(terminal, 4096)
     return heard
+
+
+@pytest.mark.parametrize("way", ["straight", "agent"])
+def test_port_forward(typist: Typist, way: str) -> None:
+    """Connections to kubectl's port get to the pod, side by side, and one that fails says why."""
+    with start(typist.argv(way, "port-forward", "typed", ":80"), stdout=subprocess.PIPE) as forwarding:
+        assert forwarding.stdout is not None
+        try:
+            port = forwarding.stdout.readline().decode().split()[2].rpartition(":")[2]
+            argv = ["curl", "-sS", "-Z", "--noproxy", "*", *(f"http://127.0.0.1:{port}/{n}" for n in range(20))]
+            answers = typist.in_lab(NODE, argv).stdout.splitlines()
+            assert [json.loads(answer)["pod"] for answer in answers] == ["typed"] * 20
+        finally:
+            os.kill(entered(forwarding), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("end", ["kubectl", "kubelet", "container"])

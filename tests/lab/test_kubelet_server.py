@@ -12,7 +12,7 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -23,6 +23,7 @@ from sitegrid.lab.kubelet import command, containers, logs
 from sitegrid.lab.kubelet.listener import API_SERVER, Listener, server_context
 from sitegrid.lab.kubelet.record import RUNNING, TERMINATED, ContainerRecord, PodRecord
 from sitegrid.lab.pki import Authority, KeyPair
+from tests.support.spdyclient import SpdyClient
 
 
 class Kubelet:
@@ -63,13 +64,20 @@ class Kubelet:
         async with aiohttp.ClientSession() as session, session.get(url, ssl=context) as response:
             return response.status, await response.text()
 
-    @asynccontextmanager
-    async def exec(
+    def exec(
         self, *argv: str, protocol: str = "v5.channel.k8s.io", **flags: int
-    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    ) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
         """Run a command in the pod ``n/p`` as the API server does."""
         query = urlencode([("command", word) for word in argv] + list(flags.items()))
-        url = f"https://127.0.0.1:{self.port}/exec/n/p/c?{query}"
+        return self._socket(f"/exec/n/p/c?{query}", protocol)
+
+    def forward(self) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
+        """Forward ports of the pod ``n/p`` as the API server does."""
+        return self._socket("/portForward/n/p", "SPDY/3.1+portforward.k8s.io")
+
+    @asynccontextmanager
+    async def _socket(self, path: str, protocol: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        url = f"https://127.0.0.1:{self.port}{path}"
         context = self.client(self.authority.client(API_SERVER))
         async with (
             aiohttp.ClientSession() as session,
@@ -81,7 +89,7 @@ class Kubelet:
         """Make the directory of the pod ``n/p``."""
         directory = self.pods / "n_p"
         directory.mkdir(parents=True, exist_ok=True)
-        PodRecord({"metadata": {"uid": "u"}}, "10.0.0.1", "", True, dict(containers)).save(directory)
+        PodRecord({"metadata": {"uid": "u"}}, "127.0.0.1", "", True, dict(containers)).save(directory)
         return directory
 
 
@@ -273,7 +281,7 @@ async def test_command_ends_with_the_kubelet(here: Kubelet) -> None:
         ("/exec/n/p/c", "there is no command to run"),
         ("/exec/n/p/c?command=true", "over a WebSocket with v5.channel.k8s.io or v4.channel.k8s.io"),
         ("/attach/n/p/c", "a stand-in of the lab has no input or output to attach to; see kubectl logs"),
-        ("/portForward/n/p", "the lab's kubelet forwards no ports; use kubectl exec POD -- curl"),
+        ("/portForward/n/p", "over a WebSocket with SPDY/3.1+portforward.k8s.io"),
     ],
 )
 async def test_what_is_not_run_is_refused(here: Kubelet, path: str, reason: str) -> None:
@@ -289,3 +297,61 @@ async def test_command_in_a_container_that_does_not_run(here: Kubelet) -> None:
         async with here.exec("true"):
             pass
     assert refused.value.status == 400
+
+
+async def test_port_is_forwarded(here: Kubelet) -> None:
+    """A connection is two streams: data goes both ways to the end of each, and then no error is told."""
+
+    async def shout(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.read()).upper())
+        writer.close()
+
+    async with await asyncio.start_server(shout, "127.0.0.1", 0) as server:
+        client, port = SpdyClient(), server.sockets[0].getsockname()[1]
+        async with here.forward() as talk:
+            await talk.send_bytes(streams(client, port) + client.data(3, b"hel"))
+            await talk.send_bytes(client.data(3, b"lo") + client.data(3, b"", last=True))
+            assert await ends(talk) == {1: b"", 3: b"HELLO"}
+
+
+async def test_port_that_nothing_listens_on(here: Kubelet) -> None:
+    """The error stream says why; another connection can still be made."""
+    client = SpdyClient()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with here.forward() as talk:
+        await talk.send_bytes(streams(client, port))
+        assert await ends(talk) == {
+            1: f"cannot connect to port {port} of the pod: Connection refused".encode(),
+            3: b"",
+        }
+        ping = client.control(6, b"\0\0\0\1")
+        await talk.send_bytes(ping)
+        assert await talk.receive_bytes() == ping
+
+
+async def test_forwarding_ends_with_what_is_no_spdy(here: Kubelet) -> None:
+    """The connection is closed."""
+    async with here.forward() as talk:
+        await talk.send_bytes(b"GET / HTTP/1.1\r\n\r\n")
+        assert (await talk.receive()).type is aiohttp.WSMsgType.CLOSE
+
+
+def streams(client: SpdyClient, port: int) -> bytes:
+    """Return the frames with which kubectl begins a connection: error stream 1, which it does not use, and 3."""
+    headers = {"port": str(port), "requestid": "0"}
+    error = client.open(1, {**headers, "streamtype": "error"}) + client.data(1, b"", last=True)
+    return error + client.open(3, {**headers, "streamtype": "data"})
+
+
+async def ends(talk: aiohttp.ClientWebSocketResponse) -> dict[int, bytes]:
+    """Return what comes on the streams until both have ended."""
+    heard = {1: b"", 3: b""}
+    ended: set[int] = set()
+    while ended != {1, 3}:
+        frame = await talk.receive_bytes()
+        if not frame[0] >> 7:
+            stream = int.from_bytes(frame[:4])
+            heard[stream] += frame[8:]
+            ended |= {stream} if frame[4] else set()
+    return heard

@@ -5,7 +5,8 @@ address (`addresses`), a network namespace (`network`) and the files of its sand
 container starts its `responder` process (`containers`) and asks its `probes`; the `reporter` writes its `status` to
 the API server. What must outlive the kubelet is in a `record` on disk, so that a restarted kubelet takes running pods
 over. `node` registers the Node and renews its Lease. `listener` and `server` answer the API server: with
-pods' `logs`, and by running a `command` in a pod, whose streams `remotecommand` carries.
+pods' `logs`, by running a `command` in a pod, whose streams `remotecommand` carries, and by connecting to a pod's
+ports (`portforward` over `spdy`).
 
-What it deliberately does not do: run images, their commands or hooks, mount volumes, forward ports.
+What it deliberately does not do: run images, their commands or hooks, mount volumes.
 """

@@ -81,7 +81,7 @@ class Command:
                 yield command
             finally:
                 command.kill()
-                await command.wait()
+                await command._reaped()
 
     @property
     def outputs(self) -> list[int]:
@@ -113,6 +113,13 @@ class Command:
         """Return its exit code when it has ended, 128 and the signal's number after a signal."""
         code = await self._process.wait()
         return code if code >= 0 else 128 - code
+
+    async def _reaped(self) -> None:
+        """Return when a killed command has ended, which is soon, also where the caller is cancelled meanwhile."""
+        waiting = asyncio.ensure_future(self._process.wait())
+        while not waiting.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(waiting)
 
     def kill(self) -> None:
         """End it and all that it has started, at once; nothing happens where it has ended."""

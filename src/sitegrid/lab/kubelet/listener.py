@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from sitegrid.lab.kubelet.server import Server
 
 PORT: Final = 10250
 """The kubelet's own (k8s.io/kubernetes/pkg/cluster/ports)."""
 API_SERVER: Final = "kube-apiserver-kubelet-client"
 """Whose client certificate is let in; the API server's by this name on clusters of kubeadm."""
-
-_SHUTDOWN_SECONDS: Final = 0.1
-"""That answers may take to end by themselves."""
 
 
 def server_context(certificate: Path, key: Path, client_ca: Path) -> ssl.SSLContext:
@@ -40,7 +37,7 @@ class Listener:
     def __init__(self, pods_dir: Path, context: ssl.SSLContext) -> None:
         self._pods_dir = pods_dir
         self._context = context
-        self._server: web.Server | None = None
+        self._server: Server | None = None
 
     async def run(self, address: str, port: int = PORT) -> None:
         """Listen until cancelled; then what is open is closed and the commands in it are ended."""
@@ -50,11 +47,11 @@ class Listener:
         finally:
             listening.close()
             if self._server is not None:
-                await self._server.shutdown(_SHUTDOWN_SECONDS)
+                await self._server.close()
 
     def _protocol(self) -> asyncio.BaseProtocol:
         if self._server is None:
-            from sitegrid.lab.kubelet.server import make_server
+            from sitegrid.lab.kubelet.server import Server
 
-            self._server = make_server(self._pods_dir)
-        return self._server()
+            self._server = Server(self._pods_dir)
+        return self._server.protocol()

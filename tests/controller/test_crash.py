@@ -84,7 +84,7 @@ async def _live(plane: Any, writes: int, at_rest: Any) -> bool:
         tasks = [asyncio.create_task(reflector.run()) for reflector in cluster.reflect(client)]
         tasks.append(asyncio.create_task(cluster.optional.run(client)))
         lead = asyncio.create_task(Manager(cluster, api, _NoEvents(), metrics).lead())
-        rest = asyncio.create_task(at_rest(metrics))
+        rest = asyncio.create_task(at_rest(metrics, api.dead))
         await asyncio.wait([lead, rest, asyncio.create_task(api.dead.wait())], return_when=asyncio.FIRST_COMPLETED)
         for task in (*tasks, lead, rest):
             task.cancel()
@@ -95,10 +95,10 @@ async def _live(plane: Any, writes: int, at_rest: Any) -> bool:
 async def _lives(world: Any, wait_for: Any, complete: Any) -> int:
     """Let controllers live until one writes nothing any more; return how many died of their first write."""
 
-    async def stays_complete(metrics: Metrics) -> None:
+    async def stays_complete(metrics: Metrics, dead: asyncio.Event) -> None:
         def looked_and_complete() -> bool:
             looked = any(sample.value for metric in metrics.passes.collect() for sample in metric.samples)
-            return looked and bool(complete())
+            return dead.is_set() or (looked and bool(complete()))
 
         await asyncio.to_thread(wait_for, looked_and_complete, "the wanted state", dump=world.dump)
         await asyncio.sleep(STATUS_HELD + 1)  # a life that writes within this time is not at rest

@@ -95,6 +95,19 @@ async def test_a_silent_api_server_is_noticed(
     assert await site.names(objects.slices) == []
 
 
+async def test_data_that_were_set_back_are_listed_anew(
+    site: Any, api: Any, objects: Any, watch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restored API server takes a watch from a version that it has not reached, and is silent until it has."""
+    monkeypatch.setattr("sitegrid.agent.source.SILENCE", 0.3)
+    await api.stop()
+    api.rv = 10
+    api.delete(objects.slices, "b")
+    await api.start()
+    assert await watch.summary(1) == [("DELETED", "b")]
+    assert site.metrics.get("upstream_failures_total", "silent") > 0
+
+
 async def test_a_server_without_streaming_lists_is_listed(site: Any, api: Any, objects: Any) -> None:
     """A refused streaming list falls back to LIST and WATCH."""
     api.streaming_lists = False

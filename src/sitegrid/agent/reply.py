@@ -26,6 +26,10 @@ class Unprocessed(UpstreamError):
     """The API server did nothing with the request, and says so: it can be made again."""
 
 
+class Silent(UpstreamError):
+    """Nothing came for a long time, though the connection is there."""
+
+
 class Reply:
     """`status` and `headers` are there after `head()`."""
 
@@ -67,7 +71,7 @@ class Reply:
                 async with asyncio.timeout(timeout):
                     await self._more()
             except TimeoutError as error:
-                raise UpstreamError("the API server fell silent") from error
+                raise Silent("the API server fell silent") from error
 
     async def read_all(self, limit: int, timeout: float) -> bytes:
         """Return the whole body, at most `limit` bytes. Raises `UpstreamError`."""

@@ -2,7 +2,7 @@
 
 The story of a source: it starts with a streaming list (a LIST where the server has none), goes on watching from where
 that ended, and reconnects for ever with growing, jittered pauses. What it once knew it keeps: a lost connection
-deletes nothing. After lost history (410) or an undecodable event it lists anew and tells its listeners only the
+deletes nothing. After lost history (410), silence or an undecodable event it lists anew and tells its listeners only the
 differences. Listeners are called synchronously and in order; they must not block.
 
 What may be many objects is kept packed. Its whole state is `objects` and `rv`, so that it can be kept on a disk:
@@ -29,7 +29,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from sitegrid.agent.metrics import Metrics
-from sitegrid.agent.reply import Reply, UpstreamError
+from sitegrid.agent.reply import Reply, Silent, UpstreamError
 from sitegrid.agent.upstream import Upstream
 from sitegrid.wire import percent
 from sitegrid.wire.codec import Change, Codec, CodecError, Item
@@ -210,6 +210,12 @@ class Source:
                 self._fail("undecodable")
                 self._current = False
                 _log.error("%s: %s; listing anew", self.key.resource.plural, error)
+            except Silent as error:
+                # Not even bookmarks: so it is with a watch from a version that restored data have not reached.
+                self._fail("silent")
+                self._current = False
+                _log.debug("%s: %s; listing anew", self.key.resource.plural, error)
+                self.wan_lost()
             except (UpstreamError, OSError, ssl.SSLError, zlib.error) as error:
                 self._fail("unreachable")
                 _log.debug("%s: %s; trying again", self.key.resource.plural, error)

@@ -2,8 +2,8 @@
 
 The story of a source: it starts with a streaming list (a LIST where the server has none), goes on watching from where
 that ended, and reconnects for ever with growing, jittered pauses. What it once knew it keeps: a lost connection
-deletes nothing. After lost history (410), silence or an undecodable event it lists anew and tells its listeners only the
-differences. Listeners are called synchronously and in order; they must not block.
+deletes nothing. After lost history (410), silence or an undecodable event it lists anew and tells its listeners
+only the differences. Listeners are called synchronously and in order; they must not block.
 
 What may be many objects is kept packed. Its whole state is `objects` and `rv`, so that it can be kept on a disk:
 `keep` is called when that has changed, and a source can begin with what was `stored`. That is shown as soon as it is

@@ -105,6 +105,23 @@ async def test_an_unknown_certificate_is_refused(tmp_path: Path, certificates: A
     server.close()
 
 
+async def test_who_has_answered_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a full queue TLS takes longer than a connection may take: a new try would only wait behind the same."""
+    monkeypatch.setattr("sitegrid.agent.upstream.CONNECT_TIMEOUT", 0.2)
+    accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    server = await asyncio.start_server(lambda _, writer: accepted.put_nowait(writer), "127.0.0.1", 0)
+    upstream = Upstream(Credentials(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+    asking = asyncio.create_task(upstream.ask("/", [], as_agent=True))
+    writer = await accepted.get()
+    done, _ = await asyncio.wait([asking], timeout=0.5)
+    assert not done
+    writer.close()
+    with pytest.raises(UpstreamError):
+        await asking
+    upstream.close()
+    server.close()
+
+
 def test_the_tls_buffer_is_where_we_think_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """asyncio still sizes a TLS connection's buffer by this undocumented attribute."""
     loop = asyncio.new_event_loop()

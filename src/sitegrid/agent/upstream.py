@@ -44,7 +44,10 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CONNECT_TIMEOUT: Final = 10.0
-"""Seconds for TCP and TLS together; clients wait no longer than the WAN's usual time allows (`Wan.patience`)."""
+"""Seconds for a connection that nobody waits for: a lost SYN is sent again ever later, so a new try is better then.
+Clients wait no longer than the WAN's usual time allows (`Wan.patience`)."""
+_HANDSHAKE_TIMEOUT: Final = 20.0
+"""Seconds more for TLS of the sources' connection: who has answered is there, maybe behind seconds of other data."""
 _FIRST_LOOK: Final = 0.3
 """Seconds after its start that an agent waits for the API server before it shows what it had on its disk."""
 _FIRST_PROBE, _LONGEST_PROBE = 0.25, 5.0
@@ -254,7 +257,7 @@ class Upstream:
         return await asyncio.shield(dialing)
 
     async def _dial(self, context: ResumingContext, kind: type[Link]) -> Link | None:
-        limit = self.wan.patience if kind is Passing else CONNECT_TIMEOUT
+        limit = self.wan.patience if kind is Passing else CONNECT_TIMEOUT + _HANDSHAKE_TIMEOUT
         link = await self._connect(limit, self._link(context, kind))
         if link.protocol == HTTP2:
             return link
@@ -263,9 +266,10 @@ class Upstream:
 
     async def _link(self, context: ResumingContext, kind: type[Link]) -> Link:
         loop, credentials = asyncio.get_running_loop(), self.credentials
-        transport, link = await loop.create_connection(
-            lambda: kind(context, credentials.server_name), credentials.host, credentials.port
-        )
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            transport, link = await loop.create_connection(
+                lambda: kind(context, credentials.server_name), credentials.host, credentials.port
+            )
         self._links.add(link)
         _notice_silence(transport)
         self.wan.follow(transport)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sitegrid.agent.credentials import from_kubeconfig
-from sitegrid.agent.multiplex import Passing
+from sitegrid.agent.multiplex import FEW, Passing
 from sitegrid.agent.reply import Reply, UpstreamError
 from sitegrid.agent.upstream import Upstream
 from sitegrid.wire.http2 import MAX_FRAME
@@ -18,6 +18,7 @@ from tests.support.http2server import DATA, GOAWAY, RST, ApiServer, Connection
 
 WINDOW = 32 * 1024
 MINE = ("authorization", "Bearer mine")
+MY = dict([MINE])
 Answer = tuple[tuple[bytes, bytes], ...]
 
 
@@ -109,7 +110,7 @@ async def test_the_agents_certificate_is_not_shown_for_clients(server: ApiServer
     upstream = Upstream(server.credentials())
     try:
         source = await upstream.ask("/source", [], as_agent=True)
-        asking = asyncio.create_task(upstream.pass_on("GET", "/passed", [], b"", 20))
+        asking = asyncio.create_task(upstream.pass_on("GET", "/passed", [MINE], b"", 20))
         assert (await server.asked(b"/source"))[0].certificate
         assert not (await server.asked(b"/passed"))[0].certificate
         asking.cancel()
@@ -322,6 +323,31 @@ async def test_more_requests_than_the_server_answers_at_a_time(server: ApiServer
     assert await _body(third) == b""
 
 
+async def test_nothing_is_added_to_what_piles_up(upstream: Upstream, passed: Passed) -> None:
+    """While the connection takes no more bytes, further requests have one of their own."""
+    first, shared, stream = await passed.begin("/first")
+    (link,) = upstream._links
+    link.pause_writing()
+    other, own, _ = await passed.begin("/other")
+    assert (await _body(other), own.protocol) == (b"ok", "http/1.1")
+    link.resume_writing()
+    _, third, _ = await passed.begin("/third")
+    assert third is shared
+    shared.answer(stream, b"200", end=True)
+    assert await _body(first) == b""
+
+
+async def test_a_download_is_read_without_pauses(passed: Passed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are for events of watches: each is cheaper when it comes with others."""
+    monkeypatch.setattr("sitegrid.agent.multiplex.PAUSE", 60.0)
+    task, connection, stream = await passed.begin()
+    connection.answer(stream, b"200")
+    body = (await task).body(20)
+    for number in range(3 * FEW):
+        connection.send(DATA, 0, stream, b"%d" % number)
+        assert await anext(body) == b"%d" % number
+
+
 async def test_without_http_2_each_has_its_connection(server: ApiServer, passed: Passed) -> None:
     """What the API server does not speak is not insisted on."""
     server.stop()
@@ -430,6 +456,15 @@ async def test_answers_without_a_body(passed: Passed, method: str, heads: Any, s
     assert not (await task).header(b"x")
 
 
+async def test_what_is_too_long_does_not_reach_the_client(passed: Passed) -> None:
+    """Behind the answer's end a client would take it for another answer; its window is given back."""
+    task, connection, stream = await passed.begin()
+    connection.head(stream, OK, (b"content-length", b"4"))
+    connection.send(DATA, 0, stream, b"fourmore")
+    with pytest.raises(UpstreamError, match="longer than it says"):
+        await _body(task)
+
+
 async def test_trailers_are_no_part_of_the_body(passed: Passed) -> None:
     """They are left out, as they are of answers by HTTP/1.1."""
     task, connection, stream = await passed.begin()
@@ -443,13 +478,16 @@ async def test_a_client_is_answered_over_it(http2_site: Any, server: ApiServer) 
     """Only what is meant for the other end is passed on, either way, and a short body with what announces it."""
     asking = asyncio.create_task(
         http2_site.request(
-            "PUT", "/lease", {"TE": "trailers", "Keep-Alive": "5", "X-Hop": "1", "Impersonate-User": "a"}, b"body"
+            "PUT",
+            "/lease",
+            {"TE": "trailers", "Keep-Alive": "5", "X-Hop": "1", "Impersonate-User": "a", **MY},
+            b"body",
         )
     )
     connection, stream = await server.asked(b"/lease")
     assert connection.bodies[stream] == b"body"
     names = {name for name in connection.requests[stream] if not name.startswith(b":")}
-    assert names == {b"x-hop", b"impersonate-user", b"content-length"}
+    assert names == {b"x-hop", b"impersonate-user", b"content-length", b"authorization"}
     connection.head(stream, OK, (b"transfer-encoding", b"chunked"), (b"content-length", b"2"), (b"x", b"y"))
     connection.send(DATA, 1, stream, b"ok")
     status, headers, body = await asking
@@ -460,13 +498,17 @@ async def test_a_client_is_answered_over_it(http2_site: Any, server: ApiServer) 
 @pytest.mark.parametrize(
     "request_",
     [
-        b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 16385\r\n\r\n" + b"x" * 16385,
-        b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
-        b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"POST /x HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\nContent-Length: 16385\r\n\r\n" + b"x" * 16385,
+        b"POST /x HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+        b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /x HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     ],
 )
 async def test_streams_have_connections_of_their_own(http2_site: Any, server: ApiServer, request_: bytes) -> None:
-    """Upgrades, and bodies that are large or of unknown length, which others would have to wait behind."""
+    """Upgrades, and bodies that are large or of unknown length, which others would have to wait behind.
+
+    So have requests without a credential, after which the API server ends the connection.
+    """
     reader, _ = await http2_site.raw(request_)
     assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
     connection, _ = await server.asked(b"/x")
@@ -476,7 +518,7 @@ async def test_streams_have_connections_of_their_own(http2_site: Any, server: Ap
 async def test_a_client_that_waits_to_be_told_sends_its_body(http2_site: Any, server: ApiServer) -> None:
     """Expect: 100-continue is the agent's to answer, and is not passed on."""
     reader, writer = await http2_site.raw(
-        b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+        b"POST /x HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
     )
     assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(b"ok")
@@ -487,8 +529,8 @@ async def test_a_client_that_waits_to_be_told_sends_its_body(http2_site: Any, se
 
 async def test_a_client_that_is_gone_ends_its_request_only(http2_site: Any, server: ApiServer, objects: Any) -> None:
     """The API server is told to stop; others on the connection are answered."""
-    _, writer = await http2_site.raw(b"GET /gone HTTP/1.1\r\nHost: a\r\n\r\n")
-    reader, _ = await http2_site.raw(b"GET /stays HTTP/1.1\r\nHost: a\r\n\r\n")
+    _, writer = await http2_site.raw(b"GET /gone HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\n\r\n")
+    reader, _ = await http2_site.raw(b"GET /stays HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\n\r\n")
     connection, gone = await server.asked(b"/gone")
     _, stays = await server.asked(b"/stays")
     writer.transport.abort()
@@ -499,7 +541,7 @@ async def test_a_client_that_is_gone_ends_its_request_only(http2_site: Any, serv
 
 async def test_a_client_that_does_not_read_stops_only_itself(http2_site: Any, server: ApiServer) -> None:
     """The API server may send no more for it; everybody else is answered."""
-    await http2_site.raw(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+    await http2_site.raw(b"GET /slow HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\n\r\n")
     connection, stream = await server.asked(b"/slow")
     connection.answer(stream, b"200")
     (client,) = http2_site.server._connections
@@ -507,7 +549,7 @@ async def test_a_client_that_does_not_read_stops_only_itself(http2_site: Any, se
         if connection.windows[stream] >= MAX_FRAME:
             connection.send(DATA, 0, stream, b"x" * MAX_FRAME)
         await asyncio.sleep(0)
-    other = asyncio.create_task(http2_site.request("GET", "/other"))
+    other = asyncio.create_task(http2_site.request("GET", "/other", MY))
     _, second = await server.asked(b"/other")
     connection.answer(second, b"200", b"ok", end=True)
     assert (await other)[0] == 200
@@ -515,7 +557,7 @@ async def test_a_client_that_does_not_read_stops_only_itself(http2_site: Any, se
 
 async def test_half_an_answer_ends_with_the_clients_connection(http2_site: Any, server: ApiServer) -> None:
     """What breaks off cannot be taken for whole."""
-    reader, _ = await http2_site.raw(b"GET /half HTTP/1.1\r\nHost: a\r\n\r\n")
+    reader, _ = await http2_site.raw(b"GET /half HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\n\r\n")
     connection, stream = await server.asked(b"/half")
     connection.answer(stream, b"200", b"part")
     await reader.readuntil(b"part")

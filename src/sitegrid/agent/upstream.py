@@ -130,7 +130,7 @@ class Upstream:
         `UpstreamError`.
         """
         self.require()
-        link = await self._passing(method, target)
+        link = await self._passing(method, target, headers)
         if link is not None and link.fits(fields := self._fields(method, target, headers, _REPEATED)):
             stream = link.open(fields, body)
             try:
@@ -152,9 +152,15 @@ class Upstream:
             raise
         return exchange
 
-    async def _passing(self, method: str, target: str) -> Passing | None:
-        """Return the connection that passed requests share; None where this one needs its own."""
+    async def _passing(self, method: str, target: str, headers: list[tuple[str, str]]) -> Passing | None:
+        """Return the connection that passed requests share; None where this one needs its own.
+
+        The API server ends a connection that brings a request of nobody's (UnauthenticatedHTTP2DOSMitigation in
+        apiserver pkg/endpoints/filters/authentication.go).
+        """
         if method not in _ORDINARY or _PATH.fullmatch(target) is None:
+            return None
+        if not any(name.lower() == "authorization" for name, _ in headers):
             return None
         link = await self._shared(Passing, as_agent=False)
         return link if isinstance(link, Passing) and link.usable else None

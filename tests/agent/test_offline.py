@@ -8,6 +8,11 @@ from typing import Any
 
 import pytest
 
+from sitegrid.agent.disk import Disk, _name
+from sitegrid.agent.metrics import Metrics
+from sitegrid.agent.node import node_source_key
+from sitegrid.agent.snapshot import Directory, Document, Record
+
 PROXY = {"User-Agent": "kube-proxy/v1.36.3 (linux/amd64)", "Authorization": "Bearer proxys-token"}
 OTHER = {**PROXY, "Authorization": "Bearer others-token"}
 
@@ -300,6 +305,14 @@ async def test_what_needs_the_api_server_is_refused(start_agent: Any, method: st
 
 
 @pytest.mark.usefixtures("kept")
+async def test_another_nodes_disk_tells_nothing(objects: Any, start_agent: Any) -> None:
+    """A disk that was copied to another node: offline that one's units are unknown, and it shows nothing at all."""
+    async with start_agent(node_name="n2") as site:
+        for path in (objects.slices, objects.services):
+            assert (await site.request("GET", path))[0] == 503
+
+
+@pytest.mark.usefixtures("kept")
 async def test_a_damaged_file_costs_itself_only(objects: Any, start_agent: Any, tmp_path: Path) -> None:
     """The others are served, the damage is counted, and nothing of the damaged file is shown."""
     damaged = 0
@@ -313,6 +326,30 @@ async def test_a_damaged_file_costs_itself_only(objects: Any, start_agent: Any, 
         assert (await site.request("GET", objects.slices))[0] == 503
         assert (await site.request("GET", objects.nodes, PROXY))[0] == 200
         assert site.metrics.get("snapshot_failures_total", "damaged") >= 1
+
+
+async def test_no_flipped_byte_keeps_an_agent_from_its_start(tmp_path: Path) -> None:
+    """A source's document with any byte changed is none, and never an exception."""
+    key = node_source_key("n1")
+    Directory(tmp_path).write(Document(_name(key), (Record("n1", "12", b"raw"),), "12", {"at": "5"}))
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    assert Disk(tmp_path, Metrics()).load(key) is not None
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x48]) + whole[place + 1 :])
+        assert Disk(tmp_path, Metrics()).load(key) is None
+
+
+@pytest.mark.parametrize("document", [("x", "12", {}), ("1", "", {}), ("1", "12", {"at": "now"}), ("-1", "12", {})])
+async def test_a_whole_document_that_means_nothing_is_none(
+    tmp_path: Path, document: tuple[str, str, dict[str, str]]
+) -> None:
+    """Whoever wrote it: an agent starts without it."""
+    version, rv, metadata = document
+    name = _name(node_source_key("n1"))
+    Directory(tmp_path).write(Document(name, (Record("n1", version, b"raw"),), rv, metadata))
+    found = Disk(tmp_path, Metrics()).load(node_source_key("n1"))
+    assert found is None or (found.rv, found.objects["n1"].rv) == (12, 1)
 
 
 async def test_an_unusable_disk_changes_nothing_else(

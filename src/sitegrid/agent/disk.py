@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from sitegrid.agent.metrics import Metrics
-from sitegrid.agent.snapshot import Directory, Document, Record, Snapshotter
+from sitegrid.agent.snapshot import DamagedError, Directory, Document, Record, Snapshotter
 from sitegrid.agent.source import Source, SourceKey, Stored
 from sitegrid.wire.codec import Item
 from sitegrid.wire.packed import Packer
@@ -61,7 +61,8 @@ class Disk:
         self._snapshotter = Snapshotter(self._directory)
         # Every file is looked at once: what is damaged is told now, and not when the WAN is lost.
         for document in self._directory.load(take=lambda record: None):
-            self._directory.written_at = max(self._directory.written_at, float(document.metadata.get("at", "0")))
+            at = document.metadata.get("at", "")
+            self._directory.written_at = max(self._directory.written_at, float(at) if at.isdecimal() else 0.0)
         self._used: set[str] = set()
         self._salt = self._load_salt()
         metrics.follow("snapshots_unwritten", lambda: self._snapshotter.unwritten)
@@ -88,12 +89,14 @@ class Disk:
         packer = Packer()
 
         def take(record: Record) -> None:
+            if not record.version.isdecimal():  # The file may be damaged: its checksum comes last.
+                raise DamagedError("a version in it is no number")
             item = objects[record.key] = Item(record.key, int(record.version), record.data)
             if not key.last_counts:
                 item.pack(packer)
 
         document = self._directory.read(name, take)
-        if document is None:
+        if document is None or not document.resource_version.isdecimal():
             return None
         self._used.add(name)
         return Stored(objects, int(document.resource_version), packer)

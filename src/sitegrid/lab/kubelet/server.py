@@ -118,8 +118,11 @@ def _websocket(request: web.BaseRequest, protocols: Sequence[str]) -> web.WebSoc
     """Return the answer to a client that wants one of `protocols`; others are refused."""
     wanted = {value.strip() for value in request.headers.get("Sec-WebSocket-Protocol", "").split(",")}
     if wanted.isdisjoint(protocols):
-        known = " or ".join(protocols)
-        raise _error(400, f"the lab's kubelet does this over a WebSocket with {known}; use a kubectl from 1.31 on")
+        raise _error(
+            400,
+            f"the lab's kubelet does this over a WebSocket with {' or '.join(protocols)}; that takes a kubectl from "
+            "1.31 on and an API server from 1.36 on",
+        )
     return web.WebSocketResponse(protocols=protocols, compress=False)
 
 

@@ -17,8 +17,9 @@ async def test_a_view_is_kept_for_a_while(site: Any, api: Any, objects: Any) -> 
 async def test_a_view_without_clients_goes(site: Any, objects: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the last client left, the view and its sources are let go; the node is still followed."""
     monkeypatch.setattr("sitegrid.agent.hub.LINGER", 0.01)
-    await site.names(objects.slices)
+    _, watch = await site.list_and_watch(objects.slices)
     assert site.metrics.get("sources") == 4
+    watch.close()
     await objects.eventually(lambda: not site.hub._views)
     assert site.metrics.get("sources") == 1
 

@@ -223,8 +223,8 @@ async def test_the_lease_passes_from_one_to_the_other(cluster: Client, namespace
             namespace=namespace,
             name="lease",
             identity=identity,
-            lease_duration=3,
-            renew_deadline=2,
+            lease_duration=30,
+            renew_deadline=20,
             retry_period=0.1,
         ).run(lead)
 

@@ -201,7 +201,7 @@ async def test_pages_that_expire_are_listed_in_one(client: Client, server: Scrip
 async def test_a_server_that_ignores_streaming_lists_is_listed(client: Client, server: Scripted) -> None:
     """Events without an end of the initial ones do not leave the store unsynced for ever."""
     store: Store[Object] = Store()
-    reflector = reflect(client, store, initial_events_timeout=0.01)
+    reflector = reflect(client, store, initial_events_timeout=1.0)
     server.then_stream(event("ADDED", obj("a", 1)), hang=True)
     server.then_json(page(8, obj("a", 1)))
     async with running(reflector):
@@ -429,7 +429,7 @@ async def test_a_silent_connection_is_given_up(
 ) -> None:
     """A watch that is silent beyond the time the server was asked for is dead: it is resumed on a new connection."""
     monkeypatch.setattr("sitegrid.kube.reflector.WATCH_SECONDS", (0.01, 0.01))
-    monkeypatch.setattr("sitegrid.kube.client.WATCH_GRACE", 0.02)
+    monkeypatch.setattr("sitegrid.kube.client.WATCH_GRACE", 1.0)
     reflector = reflect(client, Store[Object]())
     server.then_stream(bookmark(5, end=True), hang=True)
     async with running(reflector):

@@ -426,7 +426,11 @@ def test_entering_and_leaving_a_selection_is_told_the_same(
     def listed(base: str | None = cluster_agent) -> ItemList:
         return codec.item_list(cluster.request("GET", target, base=base, accept=codec.media_type)[1])
 
-    poll(lambda: [item.raw for item in listed(None).items] == [item.raw for item in listed().items])
+    def known(base: str | None) -> list[bytes]:
+        # Other tests' namespaces may have grids.
+        return [item.raw for item in listed(base).items if item.key.startswith("default/")]
+
+    poll(lambda: known(None) == known(cluster_agent))
     lists = {base: listed(base).rv for base in (None, cluster_agent)}
     body: dict[str, Any] = {"metadata": {"name": "leaving", "labels": {"out": ""}}}
     if "services" in plural:

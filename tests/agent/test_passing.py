@@ -323,6 +323,17 @@ async def test_more_requests_than_the_server_answers_at_a_time(server: ApiServer
     assert await _body(third) == b""
 
 
+async def test_who_asks_for_many_answers_at_a_time_pays_for_them(
+    passed: Passed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What may be unread of all answers together is bounded, whatever the server would do."""
+    monkeypatch.setattr("sitegrid.agent.multiplex._PASSING_MOST", 2)
+    for _ in range(2):
+        await passed.begin("/watch")
+    task, own, _ = await passed.begin("/other")
+    assert (await _body(task), own.protocol) == (b"ok", "http/1.1")
+
+
 async def test_nothing_is_added_to_what_piles_up(upstream: Upstream, passed: Passed) -> None:
     """While the connection takes no more bytes, further requests have one of their own."""
     first, shared, stream = await passed.begin("/first")
@@ -456,13 +467,17 @@ async def test_answers_without_a_body(passed: Passed, method: str, heads: Any, s
     assert not (await task).header(b"x")
 
 
-async def test_what_is_too_long_does_not_reach_the_client(passed: Passed) -> None:
+async def test_what_is_too_long_does_not_reach_the_client(passed: Passed, objects: Any) -> None:
     """Behind the answer's end a client would take it for another answer; its window is given back."""
     task, connection, stream = await passed.begin()
     connection.head(stream, OK, (b"content-length", b"4"))
     connection.send(DATA, 0, stream, b"fourmore")
+    reply = await task
     with pytest.raises(UpstreamError, match="longer than it says"):
-        await _body(task)
+        await anext(reply.body(20))
+    for _ in range(5 << 20 >> 14):
+        connection.send(DATA, 0, stream, b"x" * MAX_FRAME)
+        await objects.eventually(lambda: min(connection.window, connection.windows[stream]) >= MAX_FRAME)
 
 
 async def test_trailers_are_no_part_of_the_body(passed: Passed) -> None:

@@ -246,8 +246,11 @@ class View:
         self._closed ^= changed
         if not changed or self._plain is None:
             return set()
+        # Labels of what is packed take some microseconds to read.
+        namespaces = {service.partition("/")[0] for service in changed}
         slices, labels = self._plain.objects.items(), self.key.codec.labels
-        return {key for key, item in slices if _service_key(item, labels(item)) in changed}
+        near = ((key, item) for key, item in slices if key.partition("/")[0] in namespaces)
+        return {key for key, item in near if _service_key(item, labels(item)) in changed}
 
     def _note_service(self, source: Source, key: str, item: Item | None) -> set[str]:
         """Remember whose slice `key` is from now on; return the keys of the Services that are concerned."""

@@ -103,7 +103,7 @@ def test_a_slow_wan_is_enough(slow: str, site: FaultSite, lab: Lab) -> None:
     check_nothing_happened({target: matrix for target, matrix in seen.items() if target[0] == OTHER})
     assert {reason.partition(":")[0] for matrix in seen.values() for _, reason in matrix.losses} <= {"dns"}
     assert [matrix.misplaced for matrix in seen.values()] == [0] * 4
-    assert site.pods() == pods
+    assert wait_until(lambda: site.pods() == pods), site.pods()
 
 
 @pytest.mark.parametrize("slow", ["50 kbit/s"], indirect=True)

@@ -31,7 +31,7 @@ from tests.support.processes import start
 pytestmark = pytest.mark.cluster
 
 NODE, NODE_IP, POD_CIDR = "node1", "172.30.0.1", "10.244.1.0/24"
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 # PID 1 of the namespaces: makes the node's address, then reaps what its kubelet leaves behind.
 INIT = """
@@ -271,7 +271,11 @@ def test_failing_readiness_probe_keeps_pod_unready(cluster: Cluster) -> None:
     cluster.create_pod("unready", {"readinessProbe": probe})
     cluster.create_pod("probed", {"readinessProbe": {"httpGet": {"path": "/", "port": 80}, "periodSeconds": 1}})
     cluster.until_ready("probed")
-    until("unready started", lambda: cluster.pod("unready")["status"]["containerStatuses"][0]["started"])
+
+    def started() -> bool:
+        return any(c["started"] for c in cluster.pod("unready")["status"].get("containerStatuses", ()))
+
+    until("unready started", started)
     assert condition(cluster.pod("unready"), "Ready") == "False"
 
 

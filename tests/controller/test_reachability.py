@@ -33,6 +33,19 @@ def _unit_slice(world: Any, unit: str) -> tuple[str, set[str]]:
     return "", set()
 
 
+def _until_lost(world: Any, wait_for: Any, unit: str) -> None:
+    """Wait until the controller has seen that no node of the unit is heard of, as Kubernetes tells first.
+
+    It may otherwise hear of the pods first, since each kind has a watch of its own.
+    """
+
+    def lost() -> bool:
+        status = (world.plane.get("nodeunit", f"{world.key}-{unit}") or {}).get("status", {})
+        return bool(status.get("readyNodes") == 0)
+
+    wait_for(lost, "the controller to see the nodes", dump=world.dump)
+
+
 def test_site_that_is_given_up_keeps_its_slice(world: Any, wait_for: Any) -> None:
     """The slice is not written when the site goes, not by a controller that starts then, and not when it returns.
 
@@ -54,6 +67,7 @@ def test_site_that_is_given_up_keeps_its_slice(world: Any, wait_for: Any) -> Non
     before = _unit_slice(world, "a")
     for node in (a1, a2):
         world.report_node(node, _heard("Unknown"))
+    _until_lost(world, wait_for, "a")
     world.report_pods("False", "p1", "p2")
     seen(False)
     assert _unit_slice(world, "a") == before
@@ -81,6 +95,7 @@ def test_pod_that_was_deleted_meanwhile_goes_when_its_node_is_back(world: Any, w
     wait_for(lambda: _unit_slice(world, "a")[1] == both, "the site's slice", dump=world.dump)
     for node in (a1, a2):
         world.report_node(node, _heard("Unknown"))
+    _until_lost(world, wait_for, "a")
     world.plane.kubectl("delete", "pod", "p1", "-n", world.namespace, "--force", "--grace-period=0")
     world.report_node(a2, _heard("True"))
     world.wait_quiet()

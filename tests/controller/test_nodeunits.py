@@ -297,17 +297,17 @@ def test_second_node_unit_of_a_unit_is_reported(units: Units) -> None:
 
 
 def test_circle_of_selectors_is_reported(units: Units) -> None:
-    """Who closes it says so and changes no node; opened again, it is done."""
+    """Who closes it (the later one, or of one second the later by name) changes no node; opened again, it is done."""
     world, rack = units.world, f"rack-{units.token}"
     node = world.node("a", **{rack: "r1"})
     first = units.unit("hz", unit="hz", selector={"matchLabels": {rack: "r1"}})
     units.wait_label(node, "hz")
-    second = units.unit("circle", gridUniqKey=rack, unit="r2", selector={"matchLabels": {world.key: "hz"}})
+    second = units.unit("ring", gridUniqKey=rack, unit="r2", selector={"matchLabels": {world.key: "hz"}})
     assert "select by labels that nothing here sets" in units.wait_reason(second, "CircularSelector")
     assert units.labels(node)[rack] == "r1"
     units.wait_reason(first, "AsExpected")
     region = world.node("b", region=units.token)
-    units.unit("circle", gridUniqKey=rack, unit="r2", selector={"matchLabels": {"region": units.token}})
+    units.unit("ring", gridUniqKey=rack, unit="r2", selector={"matchLabels": {"region": units.token}})
     units.wait_reason(second, "AsExpected")
     units.wait_label(region, "r2", rack)
 

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sitegrid.lab.clients import Clients, Target, wait_until
+from sitegrid.lab.clients import Clients, ClientsError, Target, wait_until
 from sitegrid.lab.config import LabConfig
 from sitegrid.lab.lab import Lab
 from sitegrid.lab.matrix import Matrix
@@ -68,8 +68,15 @@ class FaultSite:
         self.clients = clients
 
     def answers(self, node: str, count: int = 20, urls: Iterable[str] = (URL, PLAIN_URL)) -> bool:
-        """Tell whether `count` requests of the client on `node` to each Service are all answered."""
-        summaries = [self.clients.ask((node, url), count) for url in urls]
+        """Tell whether `count` requests of the client on `node` to each Service are all answered.
+
+        While its node starts, that client may not be there yet.
+        """
+        try:
+            summaries = [self.clients.ask((node, url), count) for url in urls]
+        except ClientsError as error:
+            print(error)
+            return False
         return all(summary["answers"] and not summary["errors"] for summary in summaries)
 
     def settle(self) -> None:

@@ -58,10 +58,12 @@ def _reached(lab: Lab, node: str) -> bool:
     return lab.run(node, argv, capture_output=True).stdout == "401"
 
 
-def _took(name: str, condition: Callable[[], bool]) -> None:
-    """Wait, and print how long."""
+def _took(lab: Lab, name: str, condition: Callable[[], bool]) -> None:
+    """Wait, and print how long; in vain, with what the agent and the link have said and the agent has counted."""
     began = time.monotonic()
-    assert wait_until(condition), name
+    if not wait_until(condition):
+        logs = [(lab.layout.logs / f"{part}@{FAULTY}.log").read_text()[-4000:] for part in ("agent", "wan")]
+        pytest.fail("\n".join([f"waited in vain: {name}", *logs, str(metrics(lab, FAULTY))]))
     print(f"{name}: {time.monotonic() - began:.1f} s")
 
 
@@ -82,21 +84,21 @@ def test_a_slow_wan_is_enough(slow: str, site: FaultSite, lab: Lab) -> None:
 
     def arrives(name: str) -> None:
         lab.kubectl("apply", "-f", "-", input=GRID % name)
-        _took(f"{slow}: a new ServiceGrid is in the rules", lambda: site.in_rules(FAULTY, f"{name}-svc") == both)
+        _took(lab, f"{slow}: a new ServiceGrid is in the rules", lambda: site.in_rules(FAULTY, f"{name}-svc") == both)
 
     def do() -> None:
         for part in PARTS:
             lab.process(f"{part}@{FAULTY}", "restart")
-        _took(f"{slow}: the API server answers through the agent", lambda: _reached(lab, FAULTY))
+        _took(lab, f"{slow}: the API server answers through the agent", lambda: _reached(lab, FAULTY))
         arrives("first")
         renewed = _renewed(lab)
-        _took(f"{slow}: the kubelet renews its Lease", lambda: _renewed(lab) != renewed)
+        _took(lab, f"{slow}: the kubelet renews its Lease", lambda: _renewed(lab) != renewed)
         lab.cut_wan(SITE)
         lab.process(f"agent@{FAULTY}", "kill")
         lab.process(f"kube-proxy@{FAULTY}", "kill")
         assert wait_until(lambda: metrics(lab, FAULTY).get("wan_down") == 1)
         lab.slow_wan(SITE, LINKS[slow])
-        _took(f"{slow}: back after a cut", lambda: all(_reached(lab, node) for node in NODES))
+        _took(lab, f"{slow}: back after a cut", lambda: all(_reached(lab, node) for node in NODES))
         arrives("second")
 
     seen = site.fault(slow, do)
@@ -119,7 +121,7 @@ def test_a_node_starts_over_a_slow_wan(slow: str, site: FaultSite, lab: Lab) -> 
         began = time.monotonic()
         lab.reboot_node(FAULTY)
         print(f"{slow}: what runs on a node is ready {time.monotonic() - began:.1f} s after its start")
-        _took(f"{slow}: its pods answer after another", lambda: site.answers(FAULTY))
+        _took(lab, f"{slow}: its pods answer after another", lambda: site.answers(FAULTY))
 
     seen = site.fault(slow, start, (OTHER,))
     assert [matrix.misplaced for matrix in seen.values()] == [0, 0]

@@ -103,7 +103,9 @@ def test_a_slow_wan_is_enough(slow: str, site: FaultSite, lab: Lab) -> None:
 
     seen = site.fault(slow, do)
     check_nothing_happened({target: matrix for target, matrix in seen.items() if target[0] == OTHER})
-    assert {reason.partition(":")[0] for matrix in seen.values() for _, reason in matrix.losses} <= {"dns"}
+    # A client gives up after 2 s, which a busy machine alone may take: that says nothing of where requests go.
+    reasons = {reason for matrix in seen.values() for _, reason in matrix.losses} - {"answer: timeout"}
+    assert {reason.partition(":")[0] for reason in reasons} <= {"dns"}
     assert [matrix.misplaced for matrix in seen.values()] == [0] * 4
     assert wait_until(lambda: site.pods() == pods), site.pods()
 

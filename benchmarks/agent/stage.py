@@ -250,11 +250,13 @@ class Stage:
 
     async def _write_sources(self, world: World) -> World:
         async def create(service: Manifest) -> list[Manifest]:
-            return world.sources(
-                await self.api.apply(SERVICES, service, field_manager=FIELD_MANAGER)
-                if service["metadata"].get("ownerReferences")
-                else await self.api.create(SERVICES, service, field_manager="kubectl-create")
-            )
+            if not service["metadata"].get("ownerReferences"):
+                made = await self.api.create(SERVICES, service, field_manager="kubectl-create")
+                return world.sources(made, made)
+            made = await self.api.apply(SERVICES, service, field_manager=FIELD_MANAGER)
+            beside = world.sites_service(made)
+            assert beside is not None
+            return world.sources(made, await self.api.apply(SERVICES, beside, field_manager=FIELD_MANAGER))
 
         sources = [item for items in await self._all(create(item) for item in world.services()) for item in items]
         self._progress(f"writing {len(sources)} slices of {self.scale}")

@@ -20,8 +20,9 @@ from sitegrid.api.meta import ObjectMeta
 from sitegrid.api.servicegrids import ServiceGrid, ServiceGridSpec
 from sitegrid.grid.applied import annotated, applied_hash
 from sitegrid.grid.observed import EndpointSlice, Service
-from sitegrid.grid.service import wanted_service
-from sitegrid.grid.slices import ENDPOINTSLICE_CONTROLLER, wanted_slices
+from sitegrid.grid.service import sites_names, wanted_service, wanted_sites_service
+from sitegrid.grid.slices import wanted_slices
+from sitegrid.grid.sources import ENDPOINTSLICE_CONTROLLER
 from sitegrid.wire.labels import MANAGED_BY, SERVICE_NAME
 
 Manifest = dict[str, Any]
@@ -77,6 +78,7 @@ class World:
         self._addresses = (str(ipaddress.IPv4Address(number)) for number in _numbers(_FIRST_ADDRESS))
         self._units: dict[str, int] = {}
         self._services: dict[str, Service] = {}
+        self._grids: dict[str, ServiceGrid] = {}
         self._endpoints: dict[str, list[Manifest]] = {}
         self._sources: dict[str, list[Manifest]] = {}
         self._unit_of_node = {
@@ -108,24 +110,31 @@ class World:
         if not self._closed:
             metadata = {"name": name, "namespace": NAMESPACE, "labels": {"app": app}}
             return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
-        grid = ServiceGrid(
+        grid = self._grids[name] = ServiceGrid(
             metadata=ObjectMeta(name=app, namespace=NAMESPACE, uid=str(uuid.uuid4())),
             spec=ServiceGridSpec(grid_uniq_key=KEY, template=spec),
         )
-        wanted = wanted_service(grid)
-        return annotated(wanted, applied_hash(wanted))
+        return _applied(wanted_service(grid, sites_names(name)[0]))
 
-    def sources(self, service: Manifest) -> list[Manifest]:
-        """Return the slices that Kubernetes makes for `service`, as the API server has it."""
+    def sites_service(self, service: Manifest) -> Manifest | None:
+        """Return the Service with the selector beside a grid's, which is as the API server has it."""
+        grid = self._grids.get(service["metadata"]["name"])
+        if grid is None:
+            return None
+        name = sites_names(grid.wanted_service_name())[0]
+        return _applied(wanted_sites_service(grid, name, _observed(service)))
+
+    def sources(self, service: Manifest, selecting: Manifest) -> list[Manifest]:
+        """Return the slices that Kubernetes makes for the Service with the selector, `service` itself or another."""
         name = service["metadata"]["name"]
-        self._services[name] = msgspec.json.decode(msgspec.json.encode(service), type=Service)
+        self._services[name] = _observed(service)
         endpoints = self._endpoints[name] = [
             self._endpoint(name, unit, index)
             for unit in range(self.scale.units)
             for index in range(self.scale.endpoints)
         ]
         slices = self._sources[name] = [
-            _source(service, number, endpoints[start : start + SOURCE_SIZE])
+            _source(selecting, number, endpoints[start : start + SOURCE_SIZE])
             for number, start in enumerate(range(0, len(endpoints), SOURCE_SIZE))
         ]
         return slices
@@ -165,6 +174,14 @@ class World:
         of_unit = {**source, "endpoints": endpoints[first : first + self.scale.endpoints]}
         (unit_slice,) = self._regroup(service, [of_unit])
         return Change(source, unit_slice, endpoints[first]["addresses"][0])
+
+
+def _applied(wanted: Manifest) -> Manifest:
+    return annotated(wanted, applied_hash(wanted))
+
+
+def _observed(service: Manifest) -> Service:
+    return msgspec.json.decode(msgspec.json.encode(service), type=Service)
 
 
 def _source(service: Manifest, number: int, endpoints: list[Manifest]) -> Manifest:

@@ -23,13 +23,13 @@ from sitegrid.grid.observed import (
 from sitegrid.grid.slices import (
     MAX_ENDPOINTS,
     is_patch_slice,
-    is_source,
     is_unit_slice,
     manifest,
     patch_slice,
     unchanged,
     wanted_slices,
 )
+from sitegrid.grid.sources import is_source
 from sitegrid.wire.labels import unit_id
 
 UNITS = {"n1": "one", "n2": "one", "n3": "NodeUnit2"}

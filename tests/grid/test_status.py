@@ -11,13 +11,14 @@ import pytest
 
 from sitegrid.api.meta import ManagedMeta, ObjectMeta
 from sitegrid.api.servicegrids import ServiceGrid
-from sitegrid.api.status import Condition, GridStatus, ServiceGridStatus
+from sitegrid.api.status import Condition, GridStatus, ServiceGridStatus, UnitEndpoints
 from sitegrid.grid.blueprint import Blueprint
+from sitegrid.grid.endpointcounts import EndpointCount
 from sitegrid.grid.kinds import DEPLOYMENT
 from sitegrid.grid.observed import Workload, WorkloadCondition, WorkloadSpec, WorkloadStatus
 from sitegrid.grid.plan import Plan
 from sitegrid.grid.problem import Problem
-from sitegrid.grid.status import MAX_MESSAGE, Report, service_status, workload_status
+from sitegrid.grid.status import MAX_MESSAGE, Report, ServiceReport, service_status, workload_status
 from sitegrid.grid.units import units_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -238,7 +239,8 @@ UNITS = units_of("zone", [("a", {"zone": "one"}), ("b", {"zone": "two"})])
 def _service_status(
     problems: Mapping[str, Problem], used: Mapping[str, str], unknown: Collection[str] = ()
 ) -> ServiceGridStatus:
-    return service_status(_service_grid(), UNITS, problems, used=used, unknown=unknown, now=NOW)
+    grid = _service_grid(selector={"a": "b"})
+    return service_status(grid, UNITS, problems, used=used, unknown=unknown, now=NOW).status
 
 
 def test_service_status() -> None:
@@ -252,14 +254,44 @@ def test_service_status() -> None:
     ("template", "said"),
     [
         ({"selector": {"a": "b"}}, "each unit sees its own endpoints"),
-        ({}, "the template has no selector, and endpoints written by hand are of no unit: no node has any"),
         ({"type": "ExternalName"}, "it is an external name, the same for all units"),
     ],
 )
 def test_a_service_says_whose_endpoints_it_has(template: dict[str, Any], said: str) -> None:
-    """A selector that was forgotten is seen where one looks, though it may be meant."""
-    status = service_status(_service_grid(**template), UNITS, {}, used={}, unknown=(), now=NOW)
+    """It is said where one looks."""
+    status = service_status(_service_grid(**template), UNITS, {}, used={}, unknown=(), now=NOW).status
     assert status.conditions[0].message == f"Service demo-svc is applied; {said}"
+
+
+@pytest.mark.parametrize("template", [{}, {"selector": {}}, {"selector": None, "type": "NodePort"}])
+def test_a_service_without_a_selector_is_not_ready(template: dict[str, Any]) -> None:
+    """Nobody could ever be reached by it."""
+    status = service_status(_service_grid(**template), UNITS, {}, used={}, unknown=(), now=NOW).status
+    assert {(c.type, c.status, c.reason) for c in status.conditions} == {
+        ("Ready", "False", "NoSelector"),
+        ("Degraded", "True", "NoSelector"),
+    }
+
+
+def _with_endpoints(endpoints: Mapping[str, EndpointCount] | None, **former: Any) -> ServiceReport:
+    grid = _service_grid(selector={"a": "b"})
+    grid.status = ServiceGridStatus(**former)
+    return service_status(grid, UNITS, {}, sites="s", endpoints=endpoints, used={}, unknown=(), now=NOW)
+
+
+def test_endpoints_of_each_unit_are_told() -> None:
+    """Units without a ready one first, also those without any; others' units do not count."""
+    report = _with_endpoints({"one": EndpointCount(1, 2), "gone": EndpointCount(3, 3)})
+    assert report.status.unit_endpoints == [UnitEndpoints("two", 0, 0), UnitEndpoints("one", 1, 2)]
+    assert (report.status.served_units, report.status.sites_service, report.moving) == (1, "s", True)
+    assert not _with_endpoints({"one": EndpointCount(1, 1), "two": EndpointCount(2, 2)}).moving
+
+
+def test_endpoints_that_are_not_known_yet_stay_as_they_were_told() -> None:
+    """A controller that has just begun to lead writes no status that says there are none."""
+    told = [UnitEndpoints("one", 2, 2), UnitEndpoints("two", 2, 2)]
+    status = _with_endpoints(None, unit_endpoints=told, served_units=2).status
+    assert (status.unit_endpoints, status.served_units) == (told, 2)
 
 
 def test_service_problem_is_told() -> None:

@@ -33,7 +33,16 @@ from sitegrid.agent.patches import PatchedServices, Patches
 from sitegrid.agent.source import Refused, Source, SourceKey
 from sitegrid.wire.codec import Codec, Item
 from sitegrid.wire.endpoints import make_endpoints
-from sitegrid.wire.labels import ALIASES, GRID_UNIQ_KEY, MANAGED_BY, SERVICE_NAME, SITEGRID, UNIT, UNIT_SERVICE_NAME
+from sitegrid.wire.labels import (
+    ALIASES,
+    GRID_UNIQ_KEY,
+    MANAGED_BY,
+    SERVICE_NAME,
+    SITEGRID,
+    SITES_OF,
+    UNIT,
+    UNIT_SERVICE_NAME,
+)
 from sitegrid.wire.protobuf import ProtobufError
 from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES, Resource
@@ -101,7 +110,7 @@ class ViewKey(NamedTuple):
         """
         values = ",".join(sorted(keys))
         if self.resource is ENDPOINTS:
-            return SourceKey(SERVICES, "", GRID_UNIQ_KEY, "", PROTOBUF)
+            return SourceKey(SERVICES, "", f"{GRID_UNIQ_KEY},!{SITES_OF}", "", PROTOBUF)
         if not values or not self.guarded:
             return None
         labels = f"{GRID_UNIQ_KEY} in ({values})"

@@ -96,10 +96,12 @@ _SERVICE_COLUMNS = (
     _KEY,
     Column("Service", "string", ".status.serviceName", "The Service of all units"),
     _UNITS,
+    Column("Served", "integer", ".status.servedUnits", "Units with a ready endpoint of their own"),
     Column(
         "Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "Whether all units see it as it is meant"
     ),
     Column("Fallback", "integer", ".status.fallbackUnits", "Units that use another unit's endpoints now", 1),
+    Column("Sites", "string", ".status.sitesService", "The Service with the endpoints of all units", 1),
     _REASON,
     _AGE,
 )

@@ -120,13 +120,44 @@ class FallbackState(Struct, rename="camel", frozen=True):
     to: Annotated[str, Meta(description="The unit whose endpoints it uses.")]
 
 
+class UnitEndpoints(Struct, rename="camel", frozen=True):
+    """The endpoints that one unit has of its own."""
+
+    unit: Annotated[str, Meta(description="The unit: the value of the unique key on its nodes.")]
+    ready: Annotated[int, Meta(description="Endpoints that take requests.", ge=0)] = 0
+    total: Annotated[int, Meta(description="Endpoints, ready or not.", ge=0)] = 0
+
+
 class ServiceGridStatus(Struct, rename="camel", frozen=True):
     """What the controller last saw of a ServiceGrid."""
 
     observed_generation: ObservedGeneration = 0
     service_name: Annotated[str, Meta(description="The Service that this grid made for all units.")] = ""
+    sites_service: Annotated[
+        str,
+        Meta(
+            description=(
+                "The headless Service beside it that has the selector, and so the endpoints of all units. Nodes with "
+                "an agent do not see it."
+            )
+        ),
+    ] = ""
     units: Annotated[int, Meta(description="Units of the unique key, each closed to the others.", ge=0)] = 0
+    served_units: Annotated[int, Meta(description="Units with a ready endpoint of their own.", ge=0)] = 0
     conditions: Annotated[list[Condition], _CONDITIONS] = field(default_factory=list)
+    unit_endpoints: Annotated[
+        list[UnitEndpoints],
+        Meta(
+            description=(
+                "How many endpoints each unit has of its own, units without a ready one first; of very many units "
+                "only the first."
+            ),
+            extra_json_schema=_ATOMIC,
+        ),
+    ] = field(default_factory=list)
+    unit_endpoints_omitted: Annotated[
+        int, Meta(description="How many units unitEndpoints leaves out, since there are too many.", ge=0)
+    ] = 0
     fallback_units: Annotated[
         int, Meta(description="Units that use another unit's endpoints at the moment, as spec.fallback allows.", ge=0)
     ] = 0

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import msgspec
 
-from sitegrid.api.meta import ObjectMeta
 from sitegrid.api.nodeunits import NodeGroup, NodeUnit
 from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.superedge import SiteNodeGroup, SiteNodeUnit
@@ -45,13 +44,15 @@ from sitegrid.grid.kinds import (
 )
 from sitegrid.grid.nodeunits import Declaration, UnitOfKey, declared, is_generated
 from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
-from sitegrid.grid.slices import is_source, is_unit_slice
+from sitegrid.grid.service import is_sites_of
+from sitegrid.grid.slices import is_unit_slice
+from sitegrid.grid.sources import is_source, source_service
 from sitegrid.grid.units import Units, unit_of_node, units_of
 from sitegrid.kube.client import Client
 from sitegrid.kube.reflector import Reflector
 from sitegrid.kube.resources import ENDPOINTSLICES, NODES, SERVICES
 from sitegrid.kube.store import Store
-from sitegrid.wire.labels import GRID, GRID_UNIQ_KEY, SERVICE_NAME, UNIT_SERVICE_NAME
+from sitegrid.wire.labels import GRID, GRID_UNIQ_KEY, UNIT_SERVICE_NAME
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ UNIT_OF_KEY: Final = "unit-of-key"
 NAMED_NODE: Final = "named-node"
 """Index: NodeUnits by the nodes that they name."""
 SOURCE: Final = "source"
-"""Index: Kubernetes' own slices by the Service (`service_index`)."""
+"""Index: Kubernetes' own slices by the grid's Service that they have the endpoints of (`service_index`)."""
 UNIT_SLICE: Final = "unit-slice"
 """Index: unit slices by the Service."""
 
@@ -216,6 +217,12 @@ class Cluster:
         grid = store.get(service.metadata.namespace, owner.name) if store is not None and owner is not None else None
         return grid if grid is not None and owner is not None and grid.metadata.uid == owner.uid else None
 
+    def sites_of(self, grid: ServiceGrid) -> Service | None:
+        """Return the Service that has the endpoints of the grid's."""
+        services = self.services.by_index(OWNER, grid.metadata.uid)
+        found = (service for service in services if is_sites_of(service, grid))
+        return min(found, key=lambda service: service.metadata.name, default=None)
+
     def works_on(self, service: Service) -> bool:
         """Tell whether grids of the kind that controls a Service are observed: else nobody knows what is wanted."""
         owner = service.metadata.controller()
@@ -310,12 +317,9 @@ def _owner(child: Workload | Companion | Service) -> Iterable[str]:
 
 
 def _source(item: EndpointSlice) -> Iterable[str]:
-    return (_service_of(item.metadata, SERVICE_NAME),) if is_source(item) else ()
+    return (service_index(item.metadata.namespace, source_service(item)),) if is_source(item) else ()
 
 
 def _unit_slice(item: EndpointSlice) -> Iterable[str]:
-    return (_service_of(item.metadata, UNIT_SERVICE_NAME),) if is_unit_slice(item) else ()
-
-
-def _service_of(metadata: ObjectMeta, label: str) -> str:
-    return service_index(metadata.namespace, metadata.labels[label])
+    metadata = item.metadata
+    return (service_index(metadata.namespace, metadata.labels[UNIT_SERVICE_NAME]),) if is_unit_slice(item) else ()

@@ -18,11 +18,12 @@ from typing import Final, Protocol, TypeVar
 from sitegrid.api.nodeunits import NodeUnit
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.evictions import Evictions, Lists
-from sitegrid.controller.fallbacks import FallbackStates
 from sitegrid.controller.memberships import Memberships
 from sitegrid.controller.metrics import Metrics
 from sitegrid.controller.nodeunits import MIN_INTERVAL as UNIT_INTERVAL
 from sitegrid.controller.nodeunits import NodeUnits
+from sitegrid.controller.outcomes import Outcomes
+from sitegrid.controller.podnames import PodNames
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey, UnitKey
 from sitegrid.controller.reporter import Recorder, Reporter
 from sitegrid.controller.services import Services
@@ -80,17 +81,17 @@ class Manager:
             for kind, stores in cluster.workloads.items()
         }
         self._evictions = Evictions(cluster, api, writer, reporter)
-        fallbacks = FallbackStates()
-        fallbacks.listener = self._triggers.grid
-        metrics.watch_fallbacks(fallbacks.total)
+        outcomes = Outcomes()
+        outcomes.listener = self._triggers.grid
+        metrics.watch_fallbacks(outcomes.total)
         patches = SitePatches(cluster, api, node_ports=node_ports)
         patches.listener = self._triggers.slices
         self._services = {
-            name: Services(kind, cluster, writer, statuses, reporter, fallbacks, patches)
+            name: Services(kind, cluster, writer, statuses, reporter, outcomes, patches)
             for name, kind in SERVICE_KINDS.items()
         }
         # Writes of slices have their own share, so that they never wait behind a rollout's.
-        self._slices = Slices(cluster, Writer(api, metrics, parallel=SLICE_WRITES), fallbacks, patches)
+        self._slices = Slices(cluster, Writer(api, metrics, parallel=SLICE_WRITES), outcomes, patches, PodNames(api))
         unit_writer = Writer(api, metrics, parallel=UNIT_WORKERS)
         self._memberships = Memberships(cluster, unit_writer)
         unit_statuses = Statuses(unit_writer, interval=UNIT_INTERVAL)

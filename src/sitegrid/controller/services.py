@@ -1,7 +1,8 @@
-"""One pass over a ServiceGrid: its one Service, and its status. The Service's slices are `slices`'s work.
+"""One pass over a ServiceGrid: its two Services, and its status. The Services' slices are `slices`'s work.
 
-Called by the manager's workers with a grid's key; never two at a time for one key.
-Held by ``tests/controller/passes``.
+Called by the manager's workers with a grid's key; never two at a time for one key. A Service that an older controller
+made has its selector taken off only when the one beside it has all of its endpoints, so no site loses one (I8); a
+selector that somebody adds later is taken off at once (I2). Held by ``tests/controller/passes``.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any
 
 from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.controller.children import make_child
-from sitegrid.controller.cluster import OWNER, Cluster, decode
-from sitegrid.controller.fallbacks import FallbackStates
+from sitegrid.controller.cluster import OWNER, SOURCE, Cluster, decode, service_index
+from sitegrid.controller.outcomes import Outcomes
 from sitegrid.controller.queues import GridKey, ServiceKey
 from sitegrid.controller.reporter import Reporter, refused_change
 from sitegrid.controller.resources import service_grid_resource
@@ -25,18 +26,27 @@ from sitegrid.controller.sitepatches import FRESH, SitePatches
 from sitegrid.controller.statuses import Statuses
 from sitegrid.controller.writer import Writer
 from sitegrid.grid.applied import Verdicts, annotated, applied_hash
+from sitegrid.grid.endpointcounts import EndpointCount
 from sitegrid.grid.kinds import ServiceKind
 from sitegrid.grid.observed import Service
-from sitegrid.grid.problem import Problem, name_conflict
-from sitegrid.grid.service import wanted_service
+from sitegrid.grid.problem import NAME_CONFLICT, Problem, name_conflict
+from sitegrid.grid.service import (
+    has_endpoints,
+    is_closed,
+    is_sites_of,
+    sites_names,
+    wanted_service,
+    wanted_sites_service,
+)
 from sitegrid.grid.servicepatches import wants_node_ports
+from sitegrid.grid.sources import covers
 from sitegrid.grid.status import listed, service_status
 from sitegrid.kube.resources import SERVICES
 
 log = logging.getLogger(__name__)
 
-_SERVICE = ""
-"""The one thing that can fail here, for `Retries`."""
+_SERVICE, _SITES, _SELECTOR = "1 service", "2 sites", "3 selector"
+"""What can fail here, for `Retries`, in the order in which it is told; each is a problem of the whole grid."""
 
 
 @dataclass(slots=True)
@@ -47,6 +57,8 @@ class _Memory:
     retries: Retries
     used: Mapping[str, str]
     """By unit whose endpoints it uses, as events have told."""
+    name: int = 0
+    """Which of the names for the Service with the selector is to be tried: the ones before it are somebody else's."""
 
 
 class Services:
@@ -59,7 +71,7 @@ class Services:
         writer: Writer,
         statuses: Statuses,
         reporter: Reporter,
-        fallbacks: FallbackStates,
+        outcomes: Outcomes,
         patches: SitePatches,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -71,7 +83,7 @@ class Services:
         self._writer = writer
         self._statuses = statuses
         self._reporter = reporter
-        self._fallbacks = fallbacks
+        self._outcomes = outcomes
         self._patches = patches
         self._now = now
         self._clock = clock
@@ -85,54 +97,143 @@ class Services:
         if grid is None or grid.metadata.deletion_timestamp:
             if (memory := self._memory.pop(key, None)) is not None:
                 self._statuses.forget(memory.uid)
-                self._fallbacks.forget_grid(memory.uid)
+                self._outcomes.forget_grid(memory.uid)
                 self._patches.forget_grid(memory.uid)
             return None  # its Service goes by its owner reference
         memory = self._memory.get(key)
         if memory is None or memory.uid != grid.metadata.uid:
             told = {state.unit: state.to for state in grid.status.fallbacks}
             memory = self._memory[key] = _Memory(grid.metadata.uid, Retries(clock=self._clock), told)
-        await self._ensure(grid, memory.retries)
-        problem = memory.retries.problems().get(_SERVICE)
-        if problem is None:
-            await self._delete_former(grid)
+        sites = await self._ensure_services(grid, memory)
+        failures = memory.retries.problems()
+        if not failures:
+            await self._delete_former(grid, sites)
         self._tell_fallbacks(grid, memory)
         units = self._cluster.units.of(grid.spec.grid_uniq_key)
-        fallbacks = self._fallbacks.of(grid, units)
+        fallbacks = self._outcomes.of(grid, units)
         patches = await self._patches.find(grid, self._service_of(grid), units)
-        unknown = fallbacks.unknown | patches.unknown
-        problems = {**({} if problem is None else {"": problem}), **patches.problems, **fallbacks.problems}
-        status = service_status(grid, units, problems, used=memory.used, unknown=unknown, now=self._now())
-        wake = await self._statuses.write(self._resource, self._grids, grid, status)
+        whole = {"": failures[min(failures)]} if failures else {}
+        report = service_status(
+            grid,
+            units,
+            {**whole, **patches.problems, **fallbacks.problems},
+            sites=sites,
+            endpoints=self._endpoints(grid),
+            used=memory.used,
+            unknown=fallbacks.unknown | patches.unknown,
+            now=self._now(),
+        )
+        wake = await self._statuses.write(self._resource, self._grids, grid, report.status, moving=report.moving)
         # Nothing tells that a node port became free.
         retry = FRESH if patches.problems and wants_node_ports(grid) else None
         times = (wake or None, memory.retries.next_due(), retry)
         return min((seconds for seconds in times if seconds is not None), default=None)
 
+    def _endpoints(self, grid: ServiceGrid) -> Mapping[str, EndpointCount] | None:
+        """Return how many endpoints each unit has; None where that is not known yet."""
+        found = self._outcomes.get(ServiceKey(grid.metadata.namespace, grid.wanted_service_name()))
+        return None if found is None else found.endpoints
+
     def _service_of(self, grid: ServiceGrid) -> Service | None:
         """Return the grid's Service, None where there is none or it is not the grid's."""
-        service = self._cluster.services.get(grid.metadata.namespace, grid.wanted_service_name())
+        return self._own(grid, grid.wanted_service_name())
+
+    def _own(self, grid: ServiceGrid, name: str) -> Service | None:
+        """Return the Service with a name if it is the grid's."""
+        service = self._cluster.services.get(grid.metadata.namespace, name)
         owner = service.metadata.controller() if service is not None else None
         return service if owner is not None and owner.uid == grid.metadata.uid else None
 
-    async def _ensure(self, grid: ServiceGrid, retries: Retries) -> None:
-        wanted = wanted_service(grid)
-        digest = applied_hash(wanted)
-        service = self._cluster.services.get(grid.metadata.namespace, grid.wanted_service_name())
-        owner = service.metadata.controller() if service is not None else None
-        ours = owner is not None and owner.uid == grid.metadata.uid
-        if service is not None and ours and self._settled(service, wanted, digest):
-            retries.succeeded(_SERVICE)
-            return
-        if not retries.allowed(_SERVICE, digest):
+    async def _ensure_services(self, grid: ServiceGrid, memory: _Memory) -> str:
+        """Bring both Services to what they should be; return the name of the one with the selector.
+
+        It is empty where the template has no endpoints. The Service that users name is the first to be made: where
+        its name is not free, the other is of no use.
+        """
+        sites = self._sites_name(grid, memory)
+        service = self._service_of(grid)
+        opened = service is not None and not is_closed(service) and not self._covered(grid, service)
+        wanted = wanted_service(grid, "" if opened else sites)
+        await self._ensure(grid, memory.retries, _SERVICE, wanted)
+        service = self._service_of(grid)
+        if service is None or not sites:
+            memory.retries.succeeded(_SITES)
+        else:
+            sites = await self._ensure_sites(grid, memory, service)
+        if service is not None and service.spec.selector and not wanted["spec"].get("selector"):
+            await self._take_selector(grid, memory.retries, service)
+        return sites
+
+    def _sites_name(self, grid: ServiceGrid, memory: _Memory) -> str:
+        if not has_endpoints(grid):
+            return ""
+        present = self._cluster.sites_of(grid)
+        names = sites_names(grid.wanted_service_name())
+        return present.metadata.name if present is not None else names[memory.name % len(names)]
+
+    def _covered(self, grid: ServiceGrid, service: Service) -> bool:
+        """Tell whether the Service can lose its selector: it has no endpoint that the other has not."""
+        index = service_index(grid.metadata.namespace, service.metadata.name)
+        return covers(service, self._cluster.sites_of(grid), self._cluster.slices.by_index(SOURCE, index))
+
+    async def _ensure_sites(self, grid: ServiceGrid, memory: _Memory, service: Service) -> str:
+        """Bring the Service with the selector to what it should be, under the first name that is free."""
+        for _ in sites_names(service.metadata.name):
+            name = self._sites_name(grid, memory)
+            await self._ensure(grid, memory.retries, _SITES, wanted_sites_service(grid, name, service))
+            problem = memory.retries.problems().get(_SITES)
+            if problem is None or problem.reason != NAME_CONFLICT:
+                break
+            memory.name += 1
+        return name
+
+    async def _take_selector(self, grid: ServiceGrid, retries: Retries, service: Service) -> None:
+        """Take off a selector that is not ours to give up by an apply, since somebody else has set it."""
+        name = service.metadata.name
+
+        async def take() -> None:
+            patch = {"spec": {"selector": None}}
+            taken: Service = decode(await self._writer.merge(SERVICES, service.metadata, patch), Service)
+            self._cluster.services.wrote(taken)
+
+        digest = service.metadata.resource_version
+        if not retries.allowed(_SELECTOR, digest):
             return
         problem = await attempt(
-            self._apply(grid, wanted, digest, service, ours),
+            take(),
             retries,
-            key=_SERVICE,
+            key=_SELECTOR,
             digest=digest,
-            may_be_stale=ours,
-            refused=lambda error: refused_change(error, SERVICES, grid.wanted_service_name()),
+            may_be_stale=True,
+            refused=lambda error: refused_change(error, SERVICES, name),
+            what=_name(grid),
+        )
+        if problem is None:
+            note = (
+                f"Took the selector off Service {name} that somebody had added: with it, whoever is not behind an "
+                "agent reaches all units"
+            )
+            self._reporter.warning(
+                self._resource, grid.metadata, reason="SelectorRemoved", action="Update", note=note
+            )
+
+    async def _ensure(self, grid: ServiceGrid, retries: Retries, key: str, wanted: dict[str, Any]) -> None:
+        """Bring one of the Services to what is `wanted`; what fails is noted in `retries` under `key`."""
+        digest, name = applied_hash(wanted), wanted["metadata"]["name"]
+        present = self._cluster.services.get(grid.metadata.namespace, name)
+        ours = self._own(grid, name)
+        if ours is not None and self._settled(ours, wanted, digest):
+            retries.succeeded(key)
+            return
+        if not retries.allowed(key, digest):
+            return
+        problem = await attempt(
+            self._apply(grid, wanted, digest, present),
+            retries,
+            key=key,
+            digest=digest,
+            may_be_stale=ours is not None,
+            refused=lambda error: refused_change(error, SERVICES, name),
             what=_name(grid),
         )
         if problem is not None:
@@ -145,18 +246,18 @@ class Services:
         return bool(service.metadata.deletion_timestamp) or self._verdicts.in_sync(service.metadata, wanted, digest)
 
     async def _apply(
-        self, grid: ServiceGrid, wanted: dict[str, Any], digest: str, service: Service | None, ours: bool
+        self, grid: ServiceGrid, wanted: dict[str, Any], digest: str, service: Service | None
     ) -> Problem | None:
         manifest = annotated(wanted, digest)
+        owner = service.metadata.controller() if service is not None else None
         if service is None:
             made = await make_child(self._writer, SERVICES, manifest, grid.metadata.uid)
             if isinstance(made, Problem):
                 return made
             answer, done = made, "Create"
-        elif ours:
+        elif owner is not None and owner.uid == grid.metadata.uid:
             answer, done = await self._writer.update(SERVICES, manifest, service.metadata.uid), "Update"
         else:
-            owner = service.metadata.controller()
             whose = f"{owner.kind} {owner.name}" if owner is not None else ""
             return name_conflict("Service", service.metadata.namespace, service.metadata.name, whose)
         applied: Service = decode(answer, Service)
@@ -167,15 +268,17 @@ class Services:
         self._reporter.normal(self._resource, grid.metadata, reason=f"Successful{done}", action=done, note=note)
         return None
 
-    async def _delete_former(self, grid: ServiceGrid) -> None:
-        """Delete the Services that this grid made under another serviceName; the present one is there by now."""
+    async def _delete_former(self, grid: ServiceGrid, sites: str) -> None:
+        """Delete the Services that this grid made under other names, or needs no more; the present ones are there."""
         name = grid.wanted_service_name()
         for service in self._cluster.services.by_index(OWNER, grid.metadata.uid):
-            if service.metadata.name == name or service.metadata.deletion_timestamp:
+            if service.metadata.name in (name, sites) or service.metadata.deletion_timestamp:
                 continue
             await self._writer.delete(SERVICES, service.metadata)
             self._cluster.services.deleted(service.metadata)
-            note = f"Deleted Service {service.metadata.name}: serviceName is {name} now"
+            of_present = is_sites_of(service, grid)
+            why = f"Service {name} has no selector" if of_present else f"serviceName is {name} now"
+            note = f"Deleted Service {service.metadata.name}: {why}"
             log.info("%s: %s", _name(grid), note)
             self._reporter.normal(
                 self._resource, grid.metadata, reason="SuccessfulDelete", action="Delete", note=note
@@ -184,9 +287,10 @@ class Services:
     def _tell_fallbacks(self, grid: ServiceGrid, memory: _Memory) -> None:
         """Record an event for units that begin or cease to use another's endpoints; more than a few are counted."""
         key = ServiceKey(grid.metadata.namespace, grid.wanted_service_name())
-        used, told = self._fallbacks.get(key), memory.used
-        if used is None or used == told:
+        found, told = self._outcomes.get(key), memory.used
+        if found is None or found.fallbacks == told:
             return
+        used = found.fallbacks
         memory.used = used
         begun = [f"{unit} uses {to}" for unit, to in sorted(used.items()) if told.get(unit) != to]
         ended = [unit for unit in sorted(told) if unit not in used]

@@ -2,14 +2,16 @@
 
 Called by the manager's slice workers, which wait for nothing but endpoints. Invariant I1: where the Service is not
 (or no longer) controlled by a known ServiceGrid, nothing is wanted, and what is there is deleted. Invariant I8: what
-a unit's nodes last saw stays while the cloud cannot see them (`sitegrid.grid.reachability`). Held by
-``tests/controller/passes`` and ``tests/controller/test_reachability.py``.
+a unit's nodes last saw stays while the cloud cannot see them (`sitegrid.grid.reachability`), and while the Service
+that endpoints come from is not there or has no slices yet. Held by ``tests/controller/passes`` and
+``tests/controller/test_reachability.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +20,9 @@ from typing import Final
 from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.api.workloads import StatefulSetGrid
 from sitegrid.controller.cluster import SOURCE, UNIT_SLICE, Cluster, decode, service_index
-from sitegrid.controller.fallbacks import FallbackStates
+from sitegrid.controller.leftovers import delete_leftovers
+from sitegrid.controller.outcomes import Outcome, Outcomes
+from sitegrid.controller.podnames import PodNames
 from sitegrid.controller.queues import ServiceKey
 from sitegrid.controller.sitepatches import SitePatches
 from sitegrid.controller.writer import Manifest, Writer
@@ -26,7 +30,9 @@ from sitegrid.grid.aliases import GridSet
 from sitegrid.grid.fallback import Falling
 from sitegrid.grid.observed import EndpointSlice, Node, Service
 from sitegrid.grid.reachability import carry_over, find_holds, silenced
+from sitegrid.grid.service import has_endpoints, is_sites_of
 from sitegrid.grid.slices import is_patch_slice, patch_slice, unchanged, unselected, untracked, wanted_slices
+from sitegrid.grid.sources import as_sources, leftovers, of_service, sources_of
 from sitegrid.kube.errors import ApiError
 from sitegrid.kube.resources import ENDPOINTSLICES, NODES
 from sitegrid.wire.labels import UNIT
@@ -36,6 +42,10 @@ log = logging.getLogger(__name__)
 WRITES_PER_SERVICE: Final = 8
 """Writes of one Service's slices at once, half of what all have: a Service whose slices change in every unit leaves
 room for another's one slice, whose site would otherwise wait for all of them."""
+
+SETTLE: Final = 3.0
+"""Seconds for which former endpoints stay beside those of a Service that has just got slices (again): Kubernetes
+makes slices of 100 endpoints, one after another."""
 
 _Slices = dict[str, EndpointSlice]
 """Slices by their names."""
@@ -48,16 +58,22 @@ class Slices:
         self,
         cluster: Cluster,
         writer: Writer,
-        fallbacks: FallbackStates,
+        outcomes: Outcomes,
         patches: SitePatches,
+        pods: PodNames,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
         self._writer = writer
-        self._fallbacks = fallbacks
+        self._outcomes = outcomes
         self._patches = patches
+        self._pods = pods
         self._now = now
+        self._clock = clock
+        self._bare: dict[ServiceKey, float] = {}
+        """When a Service's slices were last missing, by the clock."""
 
     async def reconcile(self, key: ServiceKey) -> float | None:
         """Bring the Service's unit slices to what they should be; return in how many seconds to come again.
@@ -65,9 +81,13 @@ class Slices:
         Raises ApiError and Unreachable, after all were tried.
         """
         service = self._cluster.services.get(key.namespace, key.name)
+        grid = self._grid_of(service)
         if service is not None and not self._cluster.works_on(service):
             return None
+        if service is not None and grid is not None and is_sites_of(service, grid):
+            return None  # its slices are looked at for the other's sake
         index = service_index(key.namespace, key.name)
+        await self._learn_names(key, service, index)
         present, wanted, again = self._look(key, index)
         if nodes := silenced(wanted.values(), present.values()):
             await self._refresh(nodes)
@@ -88,7 +108,22 @@ class Slices:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+        service = self._cluster.services.get(key.namespace, key.name)
+        if service is not None and self._grid_of(service) is not None:
+            left = leftovers(service, self._cluster.slices.by_index(SOURCE, index))
+            if left:
+                await delete_leftovers(self._cluster, self._writer, service, left)
         return again
+
+    async def _learn_names(self, key: ServiceKey, service: Service | None, index: str) -> None:
+        """Come to know the host names of the endpoints that the Service is to have."""
+        grid = self._grid_of(service)
+        sites = self._cluster.sites_of(grid) if grid is not None else None
+        if sites is None:
+            self._pods.forget(key)
+            return
+        items = of_service(sites, self._cluster.slices.by_index(SOURCE, index))
+        await self._pods.learn(key, sites.spec.selector or {}, items)
 
     async def _refresh(self, names: Iterable[str]) -> None:
         """Have the store know the nodes as they are now, so that it is not behind the slices."""
@@ -117,14 +152,15 @@ class Slices:
         service = self._cluster.services.get(key.namespace, key.name)
         grid = self._grid_of(service)
         if service is None or grid is None:
-            self._fallbacks.forget(key)
+            self._outcomes.forget(key)
             self._patches.forget(key)
+            self._bare.pop(key, None)
             return [], None
-        uid, unique_key, now = service.metadata.uid, grid.spec.grid_uniq_key, self._now()
+        unique_key, now = grid.spec.grid_uniq_key, self._now()
         units, by_node = self._cluster.units.of(unique_key), self._cluster.units.by_node(unique_key)
         holds = find_holds(units, self._cluster.reaches.unsettled(), by_node, now)
-        present = _of(uid, present)
-        sources = _of(uid, self._cluster.slices.by_index(SOURCE, index))
+        present = of_service(service, present)
+        sources, settled = self._sources(key, service, grid, index, present)
         carried = carry_over(unique_key, sources, present, by_node, holds)
         away = {by_node[node] for node, hold in holds.items() if hold.until is None}
         projection = wanted_slices(
@@ -133,11 +169,32 @@ class Slices:
             carried.sources,
             by_node,
             find_set=partial(self._find_set, key.namespace),
-            falling=Falling(self._fallbacks.of(grid, units).ways, away, present),
+            falling=Falling(self._outcomes.of(grid, units).ways, away, present),
         )
-        self._fallbacks.set(key, grid, projection.fallbacks)
+        self._outcomes.set(key, grid, Outcome(projection.fallbacks, projection.endpoints))
         again = None if carried.until is None else max(0.0, (carried.until - now).total_seconds())
+        again = min((seconds for seconds in (again, settled) if seconds is not None), default=None)
         return [*projection.slices, *self._patch_slices(key, service, grid, present)], again
+
+    def _sources(
+        self, key: ServiceKey, service: Service, grid: ServiceGrid, index: str, present: list[EndpointSlice]
+    ) -> tuple[list[EndpointSlice], float | None]:
+        """Return the slices that endpoints are taken from, and in how many seconds these are others.
+
+        Where the Service with the selector is missing, or was just made, the present unit slices are among them.
+        """
+        items = self._cluster.slices.by_index(SOURCE, index)
+        found = self._pods.get(key).named(sources_of(service, self._cluster.sites_of(grid), items))
+        if not has_endpoints(grid):
+            return found, None
+        now, kept = self._clock(), as_sources(present)
+        if not found and kept:
+            self._bare[key] = now
+        settled = self._bare.get(key, -SETTLE) + SETTLE
+        if settled <= now:
+            self._bare.pop(key, None)
+            return found, None
+        return [*found, *kept], settled - now if found else None
 
     def _patch_slices(
         self, key: ServiceKey, service: Service, grid: ServiceGrid, present: Iterable[EndpointSlice]
@@ -178,8 +235,3 @@ class Slices:
     async def _delete(self, item: EndpointSlice) -> None:
         await self._writer.delete(ENDPOINTSLICES, item.metadata)
         self._cluster.slices.deleted(item.metadata)
-
-
-def _of(uid: str, items: Iterable[EndpointSlice]) -> list[EndpointSlice]:
-    """Return the slices of the Service `uid`; a namesake that was just deleted may have left its own behind."""
-    return [item for item in items if any(owner.uid == uid for owner in item.metadata.owner_references)]

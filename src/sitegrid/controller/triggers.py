@@ -19,9 +19,11 @@ from sitegrid.controller.queues import GridKey, Queues, ServiceKey
 from sitegrid.grid.kinds import SERVICE_KINDS, WORKLOAD_KINDS, owner_kind
 from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
 from sitegrid.grid.reachability import reach_of
+from sitegrid.grid.service import is_closed
 from sitegrid.grid.servicepatches import wants_node_ports
-from sitegrid.grid.slices import is_source, is_unit_slice
-from sitegrid.wire.labels import GRID, SERVICE_NAME, UNIT_SERVICE_NAME, label_value
+from sitegrid.grid.slices import is_unit_slice
+from sitegrid.grid.sources import is_source, source_service
+from sitegrid.wire.labels import GRID, SITES_OF, UNIT_SERVICE_NAME, label_value
 
 CHILD_DELAY: Final = 0.1
 """Seconds to wait after a child's status changed, since its neighbours' are about to."""
@@ -140,7 +142,7 @@ class Triggers:
         if self.queues is None:
             return
         for service in self._cluster.services.by_index(OWNER, grid.metadata.uid):
-            self.queues.slices.add(ServiceKey(service.metadata.namespace, service.metadata.name))
+            self.queues.slices.add(_slices_key(service))
 
     def _companion(self, old: Companion | None, new: Companion | None) -> None:
         """Add the grid of the child that controls the companion, unless only its status changed."""
@@ -160,7 +162,7 @@ class Triggers:
         service = new or old
         self._child(self._cluster.service_grid_stores, old, new)
         if self.queues is not None and service is not None:
-            self.queues.slices.add(ServiceKey(service.metadata.namespace, service.metadata.name))
+            self.queues.slices.add(_slices_key(service))
 
     def _slice(self, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
         if self.queues is None:
@@ -170,9 +172,17 @@ class Triggers:
                 continue
             labels = item.metadata.labels
             if is_source(item):
-                self.queues.slices.add(ServiceKey(item.metadata.namespace, labels[SERVICE_NAME]))
+                key = ServiceKey(item.metadata.namespace, source_service(item))
+                self.queues.slices.add(key)
+                self._unclosed(key)
             elif is_unit_slice(item):
                 self.queues.slices.add(ServiceKey(item.metadata.namespace, labels[UNIT_SERVICE_NAME]))
+
+    def _unclosed(self, key: ServiceKey) -> None:
+        """Add the grid of a Service that keeps its selector until the other one has all of its endpoints."""
+        service = self._cluster.services.get(key.namespace, key.name)
+        if service is not None and not is_closed(service):
+            self._child((), None, service)
 
     def _child(self, makers: Iterable[str], old: C | None, new: C | None) -> None:
         """Add the grids that control the child; and where it is gone, of all its `makers` those that want its name.
@@ -206,6 +216,12 @@ class Triggers:
             grid = stores.grids.get(new.metadata.namespace, owner.name) if stores is not None and owner else None
             if grid is not None:
                 self._slices_of_key(grid.spec.grid_uniq_key)
+
+
+def _slices_key(service: Service) -> ServiceKey:
+    """Return whose slices a Service of a grid is about: its own, or those of the one whose endpoints it has."""
+    meta = service.metadata
+    return ServiceKey(meta.namespace, meta.labels.get(SITES_OF) or meta.name)
 
 
 def _edited(old: Companion, new: Companion) -> bool:

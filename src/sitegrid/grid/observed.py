@@ -57,10 +57,18 @@ class Node(Struct, rename="camel", gc=False):
         return any(condition.type == "Ready" and condition.status == "True" for condition in conditions)
 
 
+class PodSpec(Struct, rename="camel", gc=False, frozen=True):
+    """A pod's spec: what gives its endpoints a host name."""
+
+    hostname: str = ""
+    subdomain: str = ""
+
+
 class Pod(Struct, rename="camel", gc=False):
-    """A pod of a child: which one it is, and whose."""
+    """A pod: which one it is, and whose."""
 
     metadata: ObjectMeta
+    spec: PodSpec = field(default_factory=PodSpec)
 
     def of_child(self, kind: str, name: str) -> bool:
         """Tell whether the pod is of the Deployment (by its ReplicaSet's name) or other workload `name`.
@@ -145,6 +153,9 @@ class ServicePort(Struct, rename="camel", gc=False, frozen=True):
 class ServiceSpec(Struct, rename="camel", gc=False, frozen=True):
     """A Service's spec."""
 
+    selector: dict[str, str] | None = None
+    ip_families: list[str] | None = None
+    ip_family_policy: str | None = None
     cluster_ip: str = field(name="clusterIP", default="")
     type: str = "ClusterIP"
     ports: list[ServicePort] = field(default_factory=list)

@@ -1,6 +1,6 @@
 """Regroups a grid Service's EndpointSlices by unit into unit slices.
 
-Called by the controller on every change of the Service's own slices, of the nodes or of the Service. Kubernetes'
+Called by the controller on every change of Kubernetes' slices for it, of the nodes or of the Service. Kubernetes'
 endpointslice controller has done readiness, ports and address families; here an endpoint only moves to the slice of
 its node's unit. Invariants: an endpoint whose unit is not known for certain is in no slice (I1); the result depends
 on the set of endpoints and not on their order, so that nothing is written for a reordering (I7).
@@ -16,6 +16,7 @@ import msgspec
 
 from sitegrid.api.meta import ObjectMeta, OwnerReference
 from sitegrid.grid.aliases import FindSet, alias_of
+from sitegrid.grid.endpointcounts import EndpointCount, count_endpoints
 from sitegrid.grid.fallback import CLOSED, Falling
 from sitegrid.grid.groups import Endpoints, Group, add_endpoint, group_by_unit, port_order
 from sitegrid.grid.names import MAX_NAME
@@ -26,7 +27,6 @@ from sitegrid.wire.labels import (
     HEADLESS,
     HEADLESS_SERVICE,
     MANAGED_BY,
-    SERVICE_NAME,
     SERVICE_PATCH,
     SERVICE_PROXY_NAME,
     SITEGRID,
@@ -39,14 +39,6 @@ from sitegrid.wire.labels import (
 
 MAX_ENDPOINTS: Final = 1000
 """Most endpoints in one slice (discovery/v1, EndpointSlice.endpoints)."""
-ENDPOINTSLICE_CONTROLLER: Final = "endpointslice-controller.k8s.io"
-"""Value of the managed-by label on the slices that Kubernetes makes for a Service with a selector."""
-
-
-def is_source(item: EndpointSlice) -> bool:
-    """Tell whether a slice is Kubernetes' own for a Service, and so one to be regrouped."""
-    labels = item.metadata.labels
-    return labels.get(MANAGED_BY) == ENDPOINTSLICE_CONTROLLER and SERVICE_NAME in labels
 
 
 def is_unit_slice(item: EndpointSlice) -> bool:
@@ -65,6 +57,8 @@ class Projection(NamedTuple):
     slices: list[EndpointSlice]
     fallbacks: dict[str, str]
     """By unit that uses another's endpoints: whose they are."""
+    endpoints: dict[str, EndpointCount]
+    """By unit that has any: its own endpoints."""
 
 
 def wanted_slices(
@@ -76,22 +70,23 @@ def wanted_slices(
     find_set: FindSet = _no_set,
     falling: Falling = CLOSED,
 ) -> Projection:
-    """Return the unit slices of `service` for the unique key `key`, from its own slices and the nodes' units.
+    """Return the unit slices of `service` for the unique key `key`, from Kubernetes' slices and the nodes' units.
 
     `find_set` finds the StatefulSets of grids, whose pods get aliases behind a headless Service; behind another one
     kube-proxy would count an endpoint twice. `falling` says which units may use another's endpoints.
     """
     groups = group_by_unit(sources, unit_of_node)
+    endpoints = count_endpoints(groups)
     if service.headless:
         _add_aliases(key, groups, find_set)
     fallbacks = falling.apply(key, groups, unit_of_node)
     slices = [
-        _unit_slice(service, key, group, index, endpoints[start : start + MAX_ENDPOINTS])
+        _unit_slice(service, key, group, index, ordered[start : start + MAX_ENDPOINTS])
         for group, found in sorted(groups.items(), key=_group_order)
-        for endpoints in [sorted(found.values(), key=_endpoint_order)]
-        for index, start in enumerate(range(0, len(endpoints), MAX_ENDPOINTS))
+        for ordered in [sorted(found.values(), key=_endpoint_order)]
+        for index, start in enumerate(range(0, len(ordered), MAX_ENDPOINTS))
     ]
-    return Projection(slices, fallbacks)
+    return Projection(slices, fallbacks, endpoints)
 
 
 def patch_slice(service: Service, key: str, value: str, text: str) -> EndpointSlice:

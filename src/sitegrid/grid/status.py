@@ -20,12 +20,15 @@ from sitegrid.api.status import (
     FallbackState,
     GridStatus,
     ServiceGridStatus,
+    UnitEndpoints,
 )
 from sitegrid.api.superedge import StatedGridStatus
 from sitegrid.api.workloads import WorkloadGrid
 from sitegrid.grid.blueprint import Blueprint
+from sitegrid.grid.endpointcounts import EndpointCount
 from sitegrid.grid.plan import Plan
 from sitegrid.grid.problem import Problem
+from sitegrid.grid.service import has_endpoints
 from sitegrid.grid.superedge import with_states
 from sitegrid.grid.templates import unused_templates
 from sitegrid.grid.units import Units
@@ -48,6 +51,14 @@ class Report(NamedTuple):
     status: GridStatus
     moving: bool
     """Whether some unit's pods are on their way to what is wanted, so that it will soon be another status."""
+
+
+class ServiceReport(NamedTuple):
+    """What there is to tell of a ServiceGrid."""
+
+    status: ServiceGridStatus
+    moving: bool
+    """Whether some unit's endpoints are not all ready, so that it may soon be another status."""
 
 
 def workload_status(
@@ -88,16 +99,21 @@ def service_status(
     units: Units,
     problems: Mapping[str, Problem],
     *,
+    sites: str = "",
+    endpoints: Mapping[str, EndpointCount] | None = None,
     used: Mapping[str, str],
     unknown: Collection[str],
     now: datetime,
-) -> ServiceGridStatus:
-    """Return the status of a ServiceGrid whose Service is as wanted but for `problems`, by unit, the worst first.
+) -> ServiceReport:
+    """Return the status of a ServiceGrid whose Services are as wanted but for `problems`, by unit, the worst first.
 
-    The empty unit stands for the Service itself. `used` says by unit whose endpoints it uses, `unknown` which names
-    in the spec no unit has.
+    The empty unit stands for the Services. `sites` is the one with the selector, `endpoints` says what each unit has
+    (None: not known yet, what was told stays), `used` by unit whose endpoints it uses, `unknown` which names in the
+    spec no unit has.
     """
-    name = grid.wanted_service_name()
+    name, former = grid.wanted_service_name(), grid.status
+    if not problems and (lack := _lacks_endpoints(grid)) is not None:
+        problems = {"": lack}
     if problems:
         _, reason, message = _degraded(problems)
         ready: _State = ("False", reason, message)
@@ -105,22 +121,53 @@ def service_status(
         ready = ("True", "ServiceApplied", f"Service {name} is applied; {_whose_endpoints(grid)}")
     states = {READY: ready, DEGRADED: _degraded(problems, sorted(unknown))}
     fallbacks = [FallbackState(unit, to) for unit, to in sorted(used.items())]
-    return ServiceGridStatus(
+    values = [value for value, info in units.items() if info.nodes]
+    counts = {value: (endpoints or {}).get(value, _NONE) for value in values}
+    shown, omitted = bounded_states(_unit_endpoints(counts))
+    if endpoints is None:
+        shown, omitted = former.unit_endpoints, former.unit_endpoints_omitted
+    status = ServiceGridStatus(
         observed_generation=grid.metadata.generation,
         service_name=name,
-        units=sum(1 for info in units.values() if info.nodes),
-        conditions=_conditions(states, grid.status.conditions, grid.metadata.generation, now),
+        sites_service=sites,
+        units=len(values),
+        served_units=sum(1 for count in counts.values() if count.ready)
+        if endpoints is not None
+        else former.served_units,
+        conditions=_conditions(states, former.conditions, grid.metadata.generation, now),
+        unit_endpoints=shown,
+        unit_endpoints_omitted=omitted,
         fallback_units=len(fallbacks),
         fallbacks=fallbacks[:MAX_FALLBACK_STATES],
         unknown_units=sorted(unknown)[:MAX_UNKNOWN_UNITS],
     )
+    moving = any(not count.ready or count.ready < count.total for count in counts.values())
+    return ServiceReport(status, moving and has_endpoints(grid))
+
+
+_NONE: Final = EndpointCount(0, 0)
+
+
+def _unit_endpoints(counts: Mapping[str, EndpointCount]) -> list[UnitEndpoints]:
+    """Return the counts as they are told: units without a ready endpoint first."""
+    order = sorted(counts.items(), key=lambda item: (item[1].ready > 0, item[0]))
+    return [UnitEndpoints(value, count.ready, count.total) for value, count in order]
+
+
+def _lacks_endpoints(grid: ServiceGrid) -> Problem | None:
+    """Return the problem that nobody can be reached by the grid's Service."""
+    if has_endpoints(grid) or grid.spec.template.get("type") == "ExternalName":
+        return None
+    return Problem(
+        "NoSelector",
+        "the template has no selector, and endpoints written by hand are of no unit, so no node has any: give the "
+        "template a selector, or make a plain Service",
+    )
 
 
 def _whose_endpoints(grid: ServiceGrid) -> str:
-    if grid.spec.template.get("type") == "ExternalName":
+    if not has_endpoints(grid):
         return "it is an external name, the same for all units"
-    if not grid.spec.template.get("selector"):
-        return "the template has no selector, and endpoints written by hand are of no unit: no node has any"
     return "each unit sees its own endpoints"
 
 

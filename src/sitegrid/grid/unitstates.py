@@ -8,11 +8,11 @@ below what etcd takes; who is not ready comes first, and how many are left out i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from sitegrid.api.status import UnitState
+from sitegrid.api.status import UnitEndpoints, UnitState
 from sitegrid.api.workloads import WorkloadGrid
 from sitegrid.grid.kinds import PodCounts, WorkloadKind
 from sitegrid.grid.observed import Workload
@@ -26,6 +26,7 @@ MAX_MESSAGE: Final = 256
 """Longest message of one unit, in characters."""
 
 _RANK: Final = {"Degraded": 0, "NotReady": 1, "Progressing": 2, "Suspended": 3, "Ready": 4}
+S = TypeVar("S", UnitState, UnitEndpoints)
 _State = Literal["Degraded", "Suspended", "Progressing", "NotReady", "Ready"]
 
 
@@ -110,7 +111,7 @@ def is_ready(pods: PodCounts) -> bool:
     return pods.ready >= pods.wanted
 
 
-def bounded_states(states: list[UnitState], limit: int = MAX_BYTES) -> tuple[list[UnitState], int]:
+def bounded_states(states: list[S], limit: int = MAX_BYTES) -> tuple[list[S], int]:
     """Return the first of `states` that fit into `limit` bytes of JSON, and how many are left out."""
     if len(msgspec.json.encode(states)) <= limit:
         return states, 0

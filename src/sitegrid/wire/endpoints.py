@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from sitegrid.wire import protobuf
 from sitegrid.wire.codec import Codec, Item
 from sitegrid.wire.jsoncodec import dump
-from sitegrid.wire.labels import HEADLESS
+from sitegrid.wire.labels import HEADLESS, SITES
 from sitegrid.wire.protobufcodec import PROTOBUF
 
 _MANAGED_BY: Final = ("endpoints.kubernetes.io/managed-by", "endpoint-controller")
@@ -62,7 +62,7 @@ class _Service(NamedTuple):
     ports: bool
     publish_not_ready: bool
     endpoints: bool
-    """Whether Kubernetes makes Endpoints for it: it has a selector and is no alias of another name."""
+    """Whether Kubernetes makes Endpoints for it by itself: it has a selector and is no alias of another name."""
 
 
 class _Subset(NamedTuple):
@@ -79,7 +79,7 @@ def make_endpoints(
     None where Kubernetes makes none. Raises `ProtobufError`.
     """
     facts = _read_service(service.raw)
-    if not facts.endpoints:
+    if not facts.endpoints and SITES not in labels:
         return None
     shown = {**labels, _MANAGED_BY[0]: _MANAGED_BY[1]}
     shown.pop(HEADLESS, None)

@@ -22,6 +22,7 @@ from sitegrid.wire.labels import (
     SERVICE_PATCH,
     SERVICE_PROXY_NAME,
     SITEGRID,
+    SITES_OF,
     UNIT,
     UNIT_SERVICE_NAME,
 )
@@ -57,10 +58,11 @@ def unit_slice_labels(labels: Mapping[str, str], units: Set[str]) -> dict[str, s
 def grid_service_labels(labels: Mapping[str, str], keys: Set[str]) -> dict[str, str] | None:
     """Return the labels under which a client sees a grid's Service; None if it is not a grid's, or not for this node.
 
-    `keys` are the unique keys (made safe) by which the node is in a unit: elsewhere the Service does not exist. Only
+    `keys` are the unique keys (made safe) by which the node is in a unit: elsewhere the Service does not exist. The
+    one with the endpoints of all units is nobody's. Only
     our own proxy name is taken off: a user's other one means that somebody else serves the Service.
     """
-    if labels.get(GRID_UNIQ_KEY) not in keys:
+    if labels.get(GRID_UNIQ_KEY) not in keys or SITES_OF in labels:
         return None
     seen = dict(labels)
     if seen.get(SERVICE_PROXY_NAME) == SITEGRID:

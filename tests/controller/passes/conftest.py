@@ -11,8 +11,9 @@ import pytest
 from sitegrid.api.meta import timestamp
 from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.controller.evictions import Evictions
-from sitegrid.controller.fallbacks import FallbackStates
 from sitegrid.controller.metrics import Metrics
+from sitegrid.controller.outcomes import Outcomes
+from sitegrid.controller.podnames import PodNames
 from sitegrid.controller.queues import GridKey, ServiceKey
 from sitegrid.controller.reporter import Reporter
 from sitegrid.controller.services import Services
@@ -52,12 +53,13 @@ class Controller(Life):
             name: Workloads(stores.kind, cluster, writer, statuses, reporter, api, now=self.now, clock=self.time)
             for name, stores in cluster.workloads.items()
         }
-        self.fallbacks, self.patches = FallbackStates(), SitePatches(cluster, api, clock=self.time)
+        self.outcomes, self.patches = Outcomes(), SitePatches(cluster, api, clock=self.time)
         self.services = Services(
-            SERVICE, cluster, writer, statuses, reporter, self.fallbacks, self.patches, now=self.now, clock=self.time
+            SERVICE, cluster, writer, statuses, reporter, self.outcomes, self.patches, now=self.now, clock=self.time
         )
         self.evictions = Evictions(cluster, api, writer, reporter, now=self.now)
-        self.slices = Slices(cluster, writer, self.fallbacks, self.patches, now=self.now)
+        pods = PodNames(api)
+        self.slices = Slices(cluster, writer, self.outcomes, self.patches, pods, now=self.now, clock=self.time)
 
     async def one_pass(self) -> None:
         """Pass once over everything that the stores have."""
@@ -110,10 +112,20 @@ def pods_ready(node: Manifest) -> bool:
 
 
 def endpoints(api: FakeApi) -> None:
-    """Do what Kubernetes' endpointslice controller does: one slice per Service, here with one endpoint per node."""
+    """Do what Kubernetes' endpointslice controller does: one slice per Service, here with one endpoint per node.
+
+    A Service without a selector is none of its business: what it has made stays. So does what the endpoints
+    controller has made, and of that the endpointslicemirroring controller makes another slice.
+    """
     for name, service in api.of("services").items():
+        own = service["metadata"].get("labels", {})
+        if not service["spec"].get("selector"):
+            _mirror(api, name)
+            continue
+        if name not in api.of("endpoints"):
+            api.put("endpoints", {"metadata": {"name": name, "labels": own}})
         labels = {
-            **service["metadata"].get("labels", {}),
+            **own,
             "kubernetes.io/service-name": name,
             "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
         }
@@ -133,6 +145,21 @@ def endpoints(api: FakeApi) -> None:
         present = api.of("endpointslices").get(f"{name}-abcde")
         if present is None or present["endpoints"] != wanted["endpoints"]:
             api.put("endpointslices", wanted)
+
+
+def _mirror(api: FakeApi, name: str) -> None:
+    found = api.of("endpoints").get(name)
+    if found is None or f"{name}-mirror" in api.of("endpointslices"):
+        return
+    labels = {
+        **found["metadata"]["labels"],
+        "kubernetes.io/service-name": name,
+        "endpointslice.kubernetes.io/managed-by": "endpointslicemirroring-controller.k8s.io",
+    }
+    owners = [{"kind": "Endpoints", "name": name, "uid": found["metadata"]["uid"]}]
+    metadata = {"name": f"{name}-mirror", "labels": labels, "ownerReferences": owners}
+    endpoints = [{"addresses": ["10.0.0.0"], "conditions": {"ready": True}}]
+    api.put("endpointslices", {"metadata": metadata, "addressType": "IPv4", "endpoints": endpoints, "ports": []})
 
 
 class Scene:

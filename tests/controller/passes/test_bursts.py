@@ -78,7 +78,7 @@ class World:
 
     def endpoints(self, grid: str, address: Callable[[int], str]) -> None:
         """Put the Service's own slice, with an endpoint on each node, as Kubernetes does."""
-        service = self.api.of("services")[f"{grid}-svc"]["metadata"]
+        service = self.api.of("services")[f"{grid}-svc-sites"]["metadata"]
         labels = {
             **service["labels"],
             "kubernetes.io/service-name": service["name"],

@@ -59,13 +59,13 @@ async def test_a_unit_in_need_is_helped_told_and_counted(scene: Any, new_control
     assert _status(scene).get("fallbackUnits") == 0
     await _fail(scene, controller, "n-one")
     assert _nodes(scene, "one") == {"n-two"}
-    assert (_status(scene)["fallbacks"], controller.fallbacks.total()) == ([{"unit": "one", "to": "two"}], 1)
+    assert (_status(scene)["fallbacks"], controller.outcomes.total()) == ([{"unit": "one", "to": "two"}], 1)
     await _fail(scene, controller, "n-two")
     assert _nodes(scene, "one") == {"n-three"}
     assert _nodes(scene, "two") == set()
     await _fail(scene, controller, "n-one", "True")
     assert _nodes(scene, "one") == {"n-one"}
-    assert (_status(scene)["fallbackUnits"], controller.fallbacks.total()) == (0, 0)
+    assert (_status(scene)["fallbackUnits"], controller.outcomes.total()) == (0, 0)
     assert [event for event in controller.recorder.events if "Fallback" in event[0]] == [
         ("FallbackBegan", "Units without a ready endpoint: one uses two"),
         ("FallbackBegan", "Units without a ready endpoint: one uses three"),
@@ -106,8 +106,8 @@ async def test_a_change_gives_the_grid_as_work(scene: Any, new_controller: Make)
     await _three_sites(scene, controller)
     triggers = Triggers(controller.cluster)
     triggers.queues = queues = Queues()
-    controller.fallbacks.listener = triggers.grid
-    source = scene.api.of("endpointslices")["web-svc-abcde"]
+    controller.outcomes.listener = triggers.grid
+    source = scene.api.of("endpointslices")["web-svc-sites-abcde"]
     endpoints = [dict(item) for item in source["endpoints"]]
     for endpoint in endpoints:
         endpoint["conditions"] = {"ready": endpoint["nodeName"] != "n-one"}
@@ -128,7 +128,7 @@ async def test_a_deleted_grid_is_counted_no_more(scene: Any, new_controller: Mak
     await _three_sites(scene, controller)
     await _fail(scene, controller, "n-one")
     metrics = Metrics()
-    metrics.watch_fallbacks(controller.fallbacks.total)
+    metrics.watch_fallbacks(controller.outcomes.total)
     assert metrics.registry.get_sample_value("sitegrid_fallback_units") == 1
     del scene.api.objects["servicegrids", "web"]
     await controller.until_rest()

@@ -179,7 +179,7 @@ async def test_pods_of_a_stateful_set_grid_get_common_names(scene: Any, new_cont
     scene.api.put("servicegrids", {"metadata": {"name": "db"}, "spec": {"gridUniqKey": "zone", "template": template}})
     controller = new_controller(scene)
     await controller.until_rest()
-    source = scene.api.of("endpointslices")["db-svc-abcde"]
+    source = scene.api.of("endpointslices")["db-svc-sites-abcde"]
     endpoints = [_pod_of("db-one", 0, "n1"), _pod_of("db-one", 1, "n1"), _pod_of("db-two", 0, "n2")]
     scene.api.put("endpointslices", {**source, "endpoints": endpoints})
     controller.sync()

@@ -23,17 +23,17 @@ def _article(scene: Any) -> None:
 
 
 async def test_expected_writes(scene: Any, new_controller: Make) -> None:
-    """A child per unit, one Service, a slice per unit (made, then shown), and a status per grid."""
+    """A child per unit, two Services, a slice per unit (made, then shown), and a status per grid."""
     _article(scene)
     await new_controller(scene).until_rest()
     kinds = [write.split()[:2] for write in scene.api.writes]
     assert kinds.count(["apply", "deployments"]) == 2
-    assert kinds.count(["apply", "services"]) == 1
+    assert kinds.count(["apply", "services"]) == 2
     assert kinds.count(["create", "endpointslices"]) == 2
     assert kinds.count(["patch", "endpointslices"]) == 2
     assert kinds.count(["status", "deploymentgrids"]) == 1
-    assert kinds.count(["status", "servicegrids"]) == 1
-    assert len(kinds) == 9
+    assert kinds.count(["status", "servicegrids"]) == 2  # what is made, and its endpoints
+    assert len(kinds) == 11
 
 
 async def test_second_pass_on_stale_stores_writes_nothing(scene: Any, new_controller: Make) -> None:

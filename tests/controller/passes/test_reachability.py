@@ -65,7 +65,7 @@ async def test_site_that_comes_back_is_held_until_its_pods_are_reported(scene: A
     for node in SITE:
         scene.report(node, "Unknown", controller.now())
     await controller.until_rest()
-    source = {**scene.api.of("endpointslices")["web-svc-abcde"]}
+    source = {**scene.api.of("endpointslices")["web-svc-sites-abcde"]}
     for node in SITE:
         scene.report(node, "True", controller.now())
     # The kubelets are back, the endpointslice controller has heard nothing yet.

@@ -84,6 +84,7 @@ def test_each_child_was_written_once(world: Any) -> None:
         "patch deployments grid-three",
         "patch deployments grid-two",
         "patch services grid-svc",
+        "patch services grid-svc-sites",
     ]
     assert len([write for write in writes if "/status" in write]) <= min(8, 2 * (1 + intervals))
 

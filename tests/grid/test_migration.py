@@ -149,6 +149,34 @@ def test_giving_back_takes_exactly_ours_off() -> None:
     assert not [entry for entry in metadata["managedFields"] if entry["manager"].startswith("sitegrid")]
 
 
+def _services(**labels: dict[str, str]) -> list[dict[str, Any]]:
+    """Return a Service that was taken over, and the one with its selector."""
+    found = {"superedge.io/grid-selector": "web", "tkeedge.io/grid": "web", "tkeedge.io/sites": "web-svc-sites"}
+    service = {**_child("web-svc", labels=labels.get("service", found)), "kind": "Service", "spec": {"ports": []}}
+    beside = _child("web-svc-sites", labels={"tkeedge.io/grid": "web", "tkeedge.io/sites-of": "web-svc"})
+    return [service, {**beside, "kind": "Service", "spec": {"selector": {"app": "web"}}}]
+
+
+def test_a_service_gets_its_selector_back() -> None:
+    """From the one beside it, which is kept until that is done, and goes then."""
+    service, beside = give_back(_services())
+    assert (service.action, beside.action) == ("give back", "keep")
+    assert service.patch is not None
+    assert service.patch["spec"] == {"selector": {"app": "web"}}
+    assert service.patch["metadata"]["labels"] == {"tkeedge.io/grid": None, "tkeedge.io/sites": None}
+    service, beside = give_back(_services(service={"superedge.io/grid-selector": "web"}))
+    assert (service.action, beside.action) == ("given back", "delete")
+    assert beside.patch is not None
+    assert beside.patch["metadata"].keys() == {"uid", "resourceVersion"}
+
+
+def test_a_service_whose_selector_is_gone_is_left() -> None:
+    """SuperEdge would find a Service without endpoints."""
+    (row,) = give_back(_services()[:1])
+    assert row.action == "leave"
+    assert "its selector was on the Service web-svc-sites" in row.why
+
+
 def test_what_sitegrid_made_is_not_given_back() -> None:
     """Its selector has the unit, which SuperEdge would try to change for ever: the user decides when it may go."""
     (row,) = give_back([_child("web-hz", labels={"tkeedge.io/grid": "web"})])

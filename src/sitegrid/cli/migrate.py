@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _migrate(config: Any, args: argparse.Namespace) -> None:
-    from sitegrid.grid.migration import GIVE, TAKE
+    from sitegrid.grid.migration import DONE_BY_US
     from sitegrid.kube.client import Client
 
     async with Client(config) as client:
@@ -83,12 +83,12 @@ async def _migrate(config: Any, args: argparse.Namespace) -> None:
         rows = await migration.rows()
         failed: dict[tuple[str, str, str], str] = {}
         for _ in range(ROUNDS if args.apply else 0):
-            todo = [row for row in rows if row.action in (TAKE, GIVE)]
+            todo = [row for row in rows if row.action in DONE_BY_US]
             if not todo:
                 break
             refused = await migration.write(todo)
             rows = await migration.rows()
-            failed = {row.key: refused[row.key] for row in rows if row.action in (TAKE, GIVE) and row.key in refused}
+            failed = {row.key: refused[row.key] for row in rows if row.action in DONE_BY_US and row.key in refused}
         if args.apply and args.back and not failed and args.namespace is None:
             await migration.unlabel_kinds()
     _print(rows, failed, args.output)
@@ -265,11 +265,27 @@ class _Migration:
         for row in rows:
             assert row.patch is not None
             try:
-                await self.client.patch(_resource(row.kind), row.name, row.patch, row.namespace)
+                await self._write(row, row.patch)
             except ApiError as error:
                 # A conflict: it changed since it was read, and is read again.
                 refused[row.key] = f"{row.kind} {row.namespace}/{row.name}: {error.message}"
         return refused
+
+    async def _write(self, row: Row, patch: dict[str, Any]) -> None:
+        from sitegrid.grid.migration import DELETE
+
+        if row.action != DELETE:
+            await self.client.patch(_resource(row.kind), row.name, patch, row.namespace)
+            return
+        observed = patch["metadata"]
+        await self.client.delete(
+            _resource(row.kind),
+            row.name,
+            row.namespace,
+            uid=observed["uid"],
+            resource_version=observed["resourceVersion"],
+            propagation_policy="Background",
+        )
 
     async def unlabel_kinds(self) -> None:
         """Have sitegrid's controller work on SuperEdge's kinds no more."""
@@ -333,9 +349,9 @@ def _print(rows: list[Row], failed: dict[tuple[str, str, str], str], output: str
 
 
 def _hint(rows: list[Row], args: argparse.Namespace, running: str) -> None:
-    from sitegrid.grid.migration import GIVE, TAKE
+    from sitegrid.grid.migration import DONE_BY_US
 
-    todo = sum(1 for row in rows if row.action in (TAKE, GIVE))
+    todo = sum(1 for row in rows if row.action in DONE_BY_US)
     if not args.apply and todo:
         print(f"\nNothing was changed. Do it for {todo} objects with --apply.", file=sys.stderr)
     if not args.apply and running:

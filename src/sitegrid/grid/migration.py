@@ -30,7 +30,7 @@ from sitegrid.grid.service import wanted_service
 from sitegrid.grid.sites import translate
 from sitegrid.grid.units import Units
 from sitegrid.grid.workload import WantedChild, child_labels, wanted_child
-from sitegrid.wire.labels import GRID, GRID_UNIQ_KEY, SERVICE_PROXY_NAME, UNIT, label_value
+from sitegrid.wire.labels import GRID, GRID_UNIQ_KEY, SERVICE_PROXY_NAME, SITES, SITES_OF, UNIT, label_value
 
 Manifest = dict[str, Any]
 
@@ -38,11 +38,15 @@ TAKE: Final = "take over"
 TAKEN: Final = "taken over"
 GIVE: Final = "give back"
 GIVEN: Final = "given back"
+DELETE: Final = "delete"
 MAKE: Final = "make"
 KEEP: Final = "keep"
 LEAVE: Final = "leave"
 
-_OURS: Final = (GRID, UNIT, GRID_UNIQ_KEY, SERVICE_PROXY_NAME)
+DONE_BY_US: Final = (TAKE, GIVE, DELETE)
+"""What is a write."""
+
+_OURS: Final = (GRID, UNIT, GRID_UNIQ_KEY, SERVICE_PROXY_NAME, SITES)
 _NOTES: Final = (ADOPTED, APPLIED_HASH, UNIT_GONE_SINCE)
 _OTHER_CONTROLLERS: Final = frozenset({"kube-controller-manager", "cloud-controller-manager"})
 """Who changes children besides SuperEdge and us, and goes on doing so."""
@@ -60,7 +64,7 @@ class Row:
     grid: str = ""
     unit: str = ""
     patch: Manifest | None = field(default=None, compare=False)
-    """The merge patch that does it."""
+    """The merge patch that does it; of a deletion, the object's uid and resourceVersion."""
     wanted: Manifest | None = field(default=None, compare=False)
     """What the controller will apply to it after that."""
 
@@ -139,8 +143,18 @@ def take_sites(units: Sequence[SiteNodeUnit], groups: Sequence[SiteNodeGroup]) -
 
 
 def give_back(children: Iterable[Manifest]) -> Iterator[Row]:
-    """Yield what becomes of objects with SuperEdge's or our label, made for SuperEdge's grids, if given back."""
+    """Yield what becomes of objects with SuperEdge's or our label, made for SuperEdge's grids, if given back.
+
+    A Service gets its selector back, which the one beside it has; that goes when it is not needed any more.
+    """
+    children = [*children]
+    by_name = {(child["metadata"]["namespace"], child["metadata"]["name"]): child for child in children}
+    beside = {(child["metadata"]["namespace"], _labels(child).get(SITES_OF)): child for child in children}
     for child in children:
+        namespace, name = child["metadata"]["namespace"], child["metadata"]["name"]
+        if (other := _labels(child).get(SITES_OF)) is not None and not _is_superedges(child):
+            yield _sites_row(child, by_name.get((namespace, other)))
+            continue
         grid = _labels(child).get(GRID_SELECTOR) or (_controller(child) or {}).get("name", "")
         if not _is_superedges(child):
             why = (
@@ -151,9 +165,22 @@ def give_back(children: Iterable[Manifest]) -> Iterator[Row]:
             )
             yield _row(child, LEAVE, why, grid)
         elif GRID in _labels(child) or ADOPTED in _annotations(child):
-            yield _row(child, GIVE, "", grid, patch=_giving(child))
+            selecting = beside.get((namespace, name))
+            if SITES in _labels(child) and selecting is None:
+                why = f"its selector was on the Service {_labels(child)[SITES]}, which is gone: put it back first"
+                yield _row(child, LEAVE, why, grid)
+                continue
+            yield _row(child, GIVE, "", grid, patch=_giving(child, selecting))
         else:
             yield _row(child, GIVEN, "", grid)
+
+
+def _sites_row(child: Manifest, service: Manifest | None) -> Row:
+    """Return what becomes of the Service with the selector of `service`."""
+    grid = (_controller(child) or {}).get("name", "")
+    if service is not None and GRID in _labels(service):
+        return _row(child, KEEP, "until the Service that it is for is given back", grid)
+    return _row(child, DELETE, "sitegrid made it, and needs it no more", grid, patch=_patch(child, {}))
 
 
 def _take_child(kind: WorkloadKind, grid: WorkloadGrid, unit: Unit, name: str, child: Manifest) -> Row:
@@ -199,8 +226,11 @@ def _taking(child: Manifest, labels: dict[str, str], mark: str, owner: Manifest 
     return _patch(child, changes)
 
 
-def _giving(child: Manifest) -> Manifest:
-    """Return the patch that makes `child` SuperEdge's again; its spec stays as it is."""
+def _giving(child: Manifest, selecting: Manifest | None) -> Manifest:
+    """Return the patch that makes `child` SuperEdge's again.
+
+    Its spec stays as it is, but for the selector that a Service gets back from the one that is `selecting` for it.
+    """
     metadata = child["metadata"]
     others = [
         entry
@@ -213,7 +243,8 @@ def _giving(child: Manifest) -> Manifest:
         # One empty entry takes all off, an empty list none (API reference, ObjectMeta.managedFields).
         "managedFields": others or [{}],
     }
-    return _patch(child, changes)
+    patch = _patch(child, changes)
+    return patch if selecting is None else {**patch, "spec": {"selector": selecting["spec"]["selector"]}}
 
 
 def _patch(child: Manifest, changes: Manifest) -> Manifest:

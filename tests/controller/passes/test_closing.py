@@ -133,7 +133,7 @@ async def test_endpoints_that_somebody_wrote_stay(scene: Any, new_controller: Ma
 
 
 async def test_a_missing_service_takes_no_endpoint(new_scene: Make, new_controller: Make, endpoints: Any) -> None:
-    """The one with the selector is deleted by hand, and its slices go with it: units keep what they have meanwhile."""
+    """The one with the selector is deleted by hand, and its slices go, too: units keep what they have meanwhile."""
 
     async def prepare(scene: Any) -> None:
         await _begin(scene, new_controller(scene))

@@ -213,11 +213,17 @@ def test_there_and_back_without_restarting_a_pod(era: Era, wait_for: Callable[..
     era.begin()
     assert era.actions() == dict.fromkeys(CHILDREN, "take over")
     specs = era.specs()
+    selector = era.grids.get("services", "web-svc")["spec"]["selector"]
 
     assert era.actions("--apply") == dict.fromkeys(CHILDREN, "taken over")
     era.wait_taken()
     assert era.running() == era.pods
     assert era.specs() == specs
+    wait_for(
+        lambda: "selector" not in era.grids.get("services", "web-svc")["spec"],
+        "the Service to close",
+        dump=era.world.dump,
+    )
     service = era.grids.get("services", "web-svc")["metadata"]
     assert service["labels"]["service.kubernetes.io/service-proxy-name"] == "sitegrid"
     assert service["annotations"]["topologyKeys"] == json.dumps([era.world.key])
@@ -232,6 +238,8 @@ def test_there_and_back_without_restarting_a_pod(era: Era, wait_for: Callable[..
     assert era.actions("--back") == dict.fromkeys(CHILDREN, "give back")
     assert era.actions("--back", "--apply") == dict.fromkeys(CHILDREN, "given back")
     era.world.wait_quiet()
+    assert era.grids.get("services", "web-svc")["spec"]["selector"] == selector
+    assert era.grids.get("services", "web-svc-sites") is None
     assert era.running() == era.pods
     assert era.specs() == specs
     for kind, name in CHILDREN:

@@ -128,7 +128,7 @@ async def test_a_sites_slice_overtakes_a_burst(burst: Callable[[World], None]) -
     for grid in ("web", "other"):
         world.service_grid(grid)
     lead = asyncio.create_task(Manager(world.cluster, world.api, Recorder(), Metrics()).lead())
-    await _until(lambda: len(world.api.of("services")) == 2)
+    await _until(lambda: len(world.api.of("services")) == 4)
     for grid in ("web", "other"):
         world.endpoints(grid, lambda number: f"10.1.0.{number}")
     writes = world.api.writes

@@ -650,6 +650,7 @@ async def run_agent(
     data_dir: Path | None = None,
     cache: str = DEFAULT,
     secrets: bool = False,
+    port: int = 0,
 ) -> AsyncIterator[Site]:
     """Run an agent in this process; with a `data_dir` everything is on the disk when it has ended."""
     metrics = Metrics()
@@ -661,7 +662,7 @@ async def run_agent(
     if disk is not None:
         upstream.start()
         writing = asyncio.create_task(disk.run(hub.source_keys, lambda: upstream.wan.up))
-    listener = await server.listen("127.0.0.1", 0)
+    listener = await server.listen("127.0.0.1", port)
     site = Site(server, hub, metrics, listener.sockets[0].getsockname()[1])
     try:
         yield site

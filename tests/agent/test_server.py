@@ -4,12 +4,25 @@ from typing import Any
 
 import pytest
 
+from sitegrid.wire.labels import label_value, unit_id
+
 
 async def test_health_and_readiness(site: Any, objects: Any) -> None:
     """The process is healthy at once, and ready once it knows its node's units."""
     assert (await site.request("GET", "/sitegrid/healthz"))[0] == 200
     await objects.eventually(lambda: site.hub.node.known)
     assert (await site.request("GET", "/sitegrid/readyz"))[0] == 200
+
+
+async def test_the_units_are_told_by_their_keys(site: Any, api: Any, objects: Any) -> None:
+    """As the labels have them that Services of grids carry; what is relabelled is told at once."""
+    await objects.eventually(lambda: site.hub.node.known)
+    page = {"node": "n1", "units": {"host": "host.n1", "zone": "zone.u1"}}
+    assert await site.get("/sitegrid/units") == (200, page)
+    api.put(objects.nodes, objects.node("n1", zone="", **{"example.com/room": "A 1"}))
+    await objects.eventually(lambda: "zone.u1" not in site.hub.node.units)
+    (key, unit), *others = (await site.get("/sitegrid/units"))[1]["units"].items()
+    assert (key, unit, others) == (label_value("example.com/room"), unit_id("example.com/room", "A 1"), [])
 
 
 async def test_an_agent_that_never_heard_of_its_node_answers_nothing(
@@ -19,7 +32,7 @@ async def test_an_agent_that_never_heard_of_its_node_answers_nothing(
     monkeypatch.setattr("sitegrid.agent.view.READY_TIMEOUT", 0.05)
     api.silent = True
     assert (await site.request("GET", "/sitegrid/readyz"))[0] == 503
-    for path in (objects.slices, objects.services, objects.slices + "?watch=1"):
+    for path in (objects.slices, objects.services, objects.slices + "?watch=1", "/sitegrid/units"):
         status, headers, _ = await site.request("GET", path)
         assert (status, headers["retry-after"]) == (503, "1")
 

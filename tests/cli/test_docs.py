@@ -48,11 +48,18 @@ def test_every_command_of_the_pages_is_understood(page: str, command: str) -> No
     build_parser().parse_args(shlex.split(command))
 
 
-@pytest.mark.parametrize("command", ["agent", "controller"])
-def test_the_options_are_described(command: str) -> None:
-    """The page of a command has every option of it, and none that there is not."""
+@pytest.mark.parametrize(
+    ("command", "page", "section"),
+    [
+        ("agent", "agent.md", "Options"),
+        ("controller", "controller.md", "Options"),
+        ("connections", "agent.md", "Open connections"),
+    ],
+)
+def test_the_options_are_described(command: str, page: str, section: str) -> None:
+    """The section of a command has every option of it, and none that there is not."""
     options = {word for action in _subcommand(command)._actions for word in action.option_strings}
-    described = set(re.findall(r"(?<![\w-])(--?[a-z][a-z-]*)", _section(f"{command}.md", "Options")))
+    described = set(re.findall(r"(?<![\w-])(--?[a-z][a-z-]*)", _section(page, section)))
     assert described - {"--raw", "--minify", "--flatten", "-o"} == options - {"-h", "--help"}
 
 

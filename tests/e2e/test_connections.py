@@ -7,17 +7,20 @@ another node: from a pod and from the node itself, by the Service's address and 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
-from sitegrid.lab.clients import Clients, wait_until
+from sitegrid.lab.clients import Clients, entered, wait_until
 from sitegrid.lab.lab import Lab
 from tests.support import keepalive
+from tests.support.faultsite import metrics
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -82,6 +85,12 @@ class Hall:
         found: str = self.lab.kubectl("get", "service", service, "-o", "jsonpath={.spec.clusterIP}").stdout
         return found
 
+    def pod_address(self) -> str:
+        """Return the address of the pod that NodeUnit2 has."""
+        pods = self._items("pods", "-l", "app=hall")
+        found: str = next(item["status"]["podIP"] for item in pods if item["spec"]["nodeName"] == self.server)
+        return found
+
     def node_address(self) -> str:
         """Return the address of the node that leaves."""
         return next(node.address for node in self.lab.status().nodes if node.name == self.leaver)
@@ -138,6 +147,22 @@ class Connection:
         return self.last
 
 
+@contextmanager
+def ending(lab: Lab, node: str) -> Iterator[None]:
+    """Run `sitegrid connections` on the node; begins when it knows what the agent shows."""
+    argv = lab.command(node, [sys.executable, "-m", "sitegrid", "connections", "--grace=1"])
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            said = next((line for line in process.stderr if " ready: " in line), None)
+            assert said is not None, "it ended"
+            yield
+        finally:
+            os.kill(entered(process), signal.SIGTERM)
+            print(process.stderr.read())
+    assert process.returncode == 0
+
+
 @pytest.fixture
 def hall(lab: Lab, clients: Clients) -> Iterator[Hall]:
     """Yield the hall; afterwards the node is back in its unit, and nothing is left."""
@@ -168,3 +193,47 @@ def test_open_connections_outlive_a_relabelling(hall: Hall, label: str) -> None:
     if label != "zone-":
         assert wait_until(lambda: datagrams.ask().get("node") not in (None, hall.server))
     assert {name: connection.ask() for name, connection in opened.items()} == before
+
+
+@pytest.mark.parametrize("label", [f"zone={NEW}", "zone-"])
+def test_they_end_where_the_node_has_them_ended(hall: Hall, lab: Lab, label: str) -> None:
+    """With `sitegrid connections` the former unit answers nothing more; the next connection is the new unit's.
+
+    Nothing else is touched: connections of another node of that unit, and those by a plain Service to the very pod.
+    """
+    pod = hall.clients.pod(hall.leaver)
+    with ending(lab, hall.leaver):
+        opened = hall.open_from_leaver()
+        others = {
+            "by a plain Service": hall.open(pod, hall.address("plain-hall")),
+            "to the pod": hall.open(pod, hall.pod_address()),
+            "inside the unit": hall.open(hall.clients.pod(hall.server), hall.address("hall-svc")),
+        }
+        before = {name: dict(connection.last) for name, connection in others.items()}
+        hall.relabel(label)
+        for name, connection in opened.items():
+            assert wait_until(lambda it=connection: it.ask().get("node") != hall.server), name  # type: ignore[misc]
+        if label != "zone-":
+            for name, connection in opened.items():
+                answered = wait_until(lambda it=connection: "error" not in it.ask())  # type: ignore[misc]
+                assert answered, (name, connection.last)
+                assert hall.clients.members("zone")[connection.last["node"]] == NEW, name
+        assert {name: connection.ask() for name, connection in others.items()} == before
+
+
+def test_a_lost_wan_ends_no_connection(hall: Hall, lab: Lab) -> None:
+    """Cut off, with its agent started again, and when the WAN is back, a site keeps its connections."""
+    with ending(lab, hall.leaver):
+        opened = hall.open_from_leaver()
+        before = {name: dict(connection.last) for name, connection in opened.items()}
+        watchers = metrics(lab, hall.leaver)["watchers"]
+        lab.cut_wan(f"zone={FORMER}")
+        try:
+            assert wait_until(lambda: metrics(lab, hall.leaver).get("wan_down") == 1)
+            lab.process(f"agent@{hall.leaver}", "restart")
+            assert wait_until(lambda: metrics(lab, hall.leaver).get("watchers", 0) >= watchers)
+            assert {name: connection.ask() for name, connection in opened.items()} == before
+        finally:
+            lab.restore_wan(f"zone={FORMER}")
+        assert wait_until(lambda: metrics(lab, hall.leaver).get("wan_down") == 0)
+        assert {name: connection.ask() for name, connection in opened.items()} == before

@@ -32,9 +32,11 @@ class NodeUnits:
     def __init__(self, name: str, source: Source, changed: Callable[[], None]) -> None:
         self.name = name
         self.known = False
+        self.by_key: dict[str, str] = {}
+        """The ids of `units` by their unique keys, as these stand in labels."""
         self.units: frozenset[str] = frozenset()
         self.keys: frozenset[str] = frozenset()
-        """The unique keys of `units`, as they stand in labels."""
+        """The unique keys of `units`."""
         self._exists: bool | None = None
         self._source = source
         self._changed = changed
@@ -71,8 +73,8 @@ class NodeUnits:
         self._tell_whether_it_exists(node is not None)
         labels = self._source.key.codec.labels(node) if node is not None else {}
         # The empty value is no unit (a NodeUnit is all nodes with the same non-empty value).
-        units = frozenset(unit_id(key, value) for key, value in labels.items() if value)
-        if not self.known or units != self.units:
-            self.known, self.units = True, units
-            self.keys = frozenset(label_value(key) for key, value in labels.items() if value)
+        by_key = {label_value(key): unit_id(key, value) for key, value in labels.items() if value}
+        if not self.known or by_key != self.by_key:
+            self.known, self.by_key = True, by_key
+            self.units, self.keys = frozenset(by_key.values()), frozenset(by_key)
             self._changed()

@@ -2,13 +2,14 @@
 
 Failures are answered as the API server words them; whatever is not expected is 500 and counted, never a pass-through.
 Own pages: ``/sitegrid/healthz`` (the process runs), ``/sitegrid/readyz`` (the node's units are known),
-``/sitegrid/metrics``. Without a WAN, what was kept is answered from memory and all else is 503 at once. Held by
-``tests/agent/test_server.py``, ``tests/agent/test_offline.py``.
+``/sitegrid/units``, ``/sitegrid/metrics``. Without a WAN, what was kept is answered from memory and all else is 503
+at once. Held by ``tests/agent/test_server.py``, ``tests/agent/test_offline.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import ssl
 from typing import Final
@@ -186,8 +187,18 @@ class Server:
             )
         elif path == "/sitegrid/metrics":
             await connection.respond(200, [(b"content-type", CONTENT_TYPE)], self._metrics.render())
+        elif path == "/sitegrid/units":
+            await self._units(connection)
         else:
-            raise Answer(Status(404, "the agent's pages are healthz, readyz and metrics"))
+            raise Answer(Status(404, "the agent's pages are healthz, readyz, units and metrics"))
+
+    async def _units(self, connection: Connection) -> None:
+        """Tell the node's name, and its units by their unique keys."""
+        node = self._hub.node
+        if not node.known:
+            raise Answer(Status(503, self._unready(), retry_after=1))
+        body = json.dumps({"node": node.name, "units": node.by_key}, sort_keys=True)
+        await connection.respond(200, [(b"content-type", b"application/json")], f"{body}\n".encode())
 
     def _unready(self) -> str:
         """Return why the node's units are not known."""

@@ -17,7 +17,7 @@ from sitegrid import __version__
 from sitegrid.cli.errors import CommandError
 from sitegrid.cli.parser import Parser
 
-_SUBCOMMANDS = ("lab", "demo", "explain", "crds", "migrate", "controller", "agent")
+_SUBCOMMANDS = ("lab", "demo", "explain", "crds", "migrate", "controller", "agent", "connections")
 
 
 def build_parser(subcommands: Sequence[str] = _SUBCOMMANDS) -> Parser:

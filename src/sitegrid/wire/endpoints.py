@@ -85,7 +85,7 @@ def make_endpoints(
     shown.pop(HEADLESS, None)
     if facts.headless:
         shown[HEADLESS] = ""
-    subsets = _subsets(facts, [_read_slice(item.raw) for item in slices])
+    subsets = _subsets(facts, [read_slice(item.raw) for item in slices])
     namespace, _, name = service.key.partition("/")
     if codec is PROTOBUF:
         raw = _meta_protobuf(namespace, name, rv, facts.created, shown)
@@ -174,7 +174,8 @@ def _read_service(raw: bytes) -> _Service:
     return _Service(created, family, headless, ports, publish, selector and texts[4] != "ExternalName")
 
 
-def _read_slice(raw: bytes) -> _Slice:
+def read_slice(raw: bytes) -> _Slice:
+    """Return ports and addresses of an EndpointSlice. Raises `ProtobufError`."""
     family = ""
     ports, addresses = [], []
     for part in protobuf.fields(raw):

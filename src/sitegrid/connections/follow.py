@@ -12,7 +12,7 @@ import json
 import logging
 import socket
 import threading
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, IncompleteRead
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
@@ -118,8 +118,9 @@ class Follower:
                 self._watch()
                 told = ""
             except (OSError, HTTPException, AgentError, CodecError, FrameError) as error:
-                if str(error) != told and not self._ended.is_set():
-                    told = str(error)
+                why = "it ended in the middle" if isinstance(error, IncompleteRead) else str(error)
+                if why != told and not self._ended.is_set():
+                    told = why
                     _log.warning("the agent shows no %s: %s", self._resource.plural, told)
             self._ended.wait(_RETRY)
 

@@ -91,3 +91,15 @@ async def test_an_internal_error_is_500_and_nothing_else(
     monkeypatch.setattr("sitegrid.agent.server.list_options", fail)
     status, body = await site.get(objects.slices)
     assert (status, body["code"]) == (500, 500)
+
+
+@pytest.mark.parametrize(("labels", "fields", "status"), [(64, 0, 200), (63, 1, 200), (65, 0, 400), (60, 5, 400)])
+async def test_selectors_have_few_terms(site: Any, objects: Any, labels: int, fields: int, status: int) -> None:
+    """Each object is held against each term, so that thousands of terms would stall the agent with every change."""
+    selectors = {
+        "labelSelector": ",".join(f"!k{number}" for number in range(labels)),
+        "fieldSelector": ",".join(f"metadata.name!=n{number}" for number in range(fields)),
+    }
+    answer, body = await site.get(objects.services, **selectors)
+    assert answer == status, body
+    assert status == 200 or "more than 64" in body["message"]

@@ -1,8 +1,10 @@
 """The query of a LIST or WATCH: read, validated and refused as the API server does it.
 
 Rules are apimachinery pkg/apis/meta/internalversion (validation and conversion). A parameter given twice, or one that
-cannot be decoded in exactly one way, is 400: the API server might read the other one. Held by
-``tests/agent/test_options.py`` and ``tests/agent/test_conformance.py``.
+cannot be decoded in exactly one way, is 400: the API server might read the other one.
+
+Invariant, as wherever clients' words are read: the time that it takes is proportional to their length. Held by
+``tests/agent/test_options.py``, ``tests/agent/test_conformance.py`` and ``tests/agent/test_linear.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from sitegrid.wire.status import Status, quoted
 
 _DIGITS: Final = 64
 """More than these no 64-bit number has, whatever zeros it begins with; and Python refuses to read very long ones."""
-_DURATION: Final = re.compile(r"[-+]?(0|(([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|\u00b5s|\u03bcs|ms|s|m|h))+)")
+_DURATION: Final = re.compile(r"[-+]?(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|\u00b5s|\u03bcs|ms|s|m|h))+)")
 _ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 NOT_OLDER_THAN: Final = "NotOlderThan"
 EXACT: Final = "Exact"

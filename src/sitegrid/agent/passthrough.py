@@ -48,7 +48,8 @@ def end_to_end(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         if name.lower() == b"connection"
         for token in value.split(b",")
     }
-    return [(name, value) for name, value in headers if name.lower() not in _HOP_BY_HOP | named]
+    dropped = _HOP_BY_HOP | named
+    return [(name, value) for name, value in headers if name.lower() not in dropped]
 
 
 def _request_headers(request: Request) -> list[tuple[str, str]]:

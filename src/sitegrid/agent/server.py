@@ -37,6 +37,8 @@ from sitegrid.wire.status import Status
 
 _log = logging.getLogger(__name__)
 
+_MAX_TERMS: Final = 64
+"""Of a request's selectors: every object is held against each of them, and again with every change."""
 _OFFLINE_RETRY: Final = 5
 """Seconds until a request that the API server must answer is worth another try while that cannot be reached."""
 
@@ -208,10 +210,13 @@ class Server:
 
     def _check(self, label_selector: str, field_selector: str) -> None:
         try:
-            LabelSelector(label_selector)
-            FieldSelector(field_selector)
+            terms = len(LabelSelector(label_selector).requirements) + len(FieldSelector(field_selector).terms)
         except SelectorError as error:
             raise Answer(Status(400, str(error))) from error
+        if terms > _MAX_TERMS:
+            raise Answer(
+                Status(400, f"the selectors have {terms} terms, more than {_MAX_TERMS}: ask for less or for all")
+            )
 
     async def _view(
         self, request: Request, connection: Connection, route: Route, codec: Codec, identity: str = ""

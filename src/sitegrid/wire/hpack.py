@@ -49,6 +49,8 @@ _CODE_LENGTHS: Final = bytes.fromhex(
 )
 """Appendix B: the bits of each byte's Huffman code, and of the code for the end, which is only used as padding."""
 _LONGEST_CODE: Final = max(_CODE_LENGTHS)
+_WORD: Final = 256
+"""Bits that are written at a time."""
 
 
 def _huffman_codes() -> list[tuple[int, int]]:
@@ -74,13 +76,18 @@ class HpackError(ValueError):
 
 def huffman_encode(text: bytes) -> bytes:
     """Return `text` in Huffman code, padded with ones."""
+    out = bytearray()
     bits = size = 0
     for byte in text:
         length, code = _CODES[byte]
         bits = bits << length | code
         size += length
+        if size >= _WORD:  # A number of all the bits would be copied whole for each byte.
+            size -= _WORD
+            out += (bits >> size).to_bytes(_WORD // 8, "big")
+            bits &= (1 << size) - 1
     padding = -size % 8
-    return (bits << padding | (1 << padding) - 1).to_bytes((size + padding) // 8, "big")
+    return bytes(out) + (bits << padding | (1 << padding) - 1).to_bytes((size + padding) // 8, "big")
 
 
 def huffman_decode(data: bytes) -> bytes:

@@ -208,6 +208,26 @@ async def test_a_client_gets_what_its_own_credential_got(objects: Any, start_age
                 assert (await site.request("GET", path, headers))[0] == 503
 
 
+@pytest.mark.parametrize(
+    "header", ["Impersonate-User", "impersonate-group", "IMPERSONATE-UID", "Impersonate-Extra-a"]
+)
+async def test_who_impersonates_gets_nothing_that_was_kept(
+    api: Any, objects: Any, start_agent: Any, header: str
+) -> None:
+    """Neither for its own credential nor for whom it names: only the API server knows what that one may see."""
+    labels = {"namespace": "default", "name": "plain"}
+    api.put(objects.endpoints, {"kind": "Endpoints", "apiVersion": "v1", "metadata": labels, "subsets": []})
+    paths = ["/api/v1/namespaces/default/endpoints/plain", objects.endpoints, objects.nodes, f"{objects.nodes}/n1"]
+    async with start_agent() as site:
+        for path in (objects.endpoints, objects.nodes):
+            assert (await site.request("GET", path, PROXY))[0] == 200
+        await api.stop()
+        await objects.eventually(lambda: site.metrics.get("wan_down"))
+        for path in paths:
+            assert (await site.request("GET", path, PROXY))[0] == 200, path
+            assert (await site.request("GET", path, {**PROXY, header: "a"}))[0] in (400, 503), path
+
+
 @pytest.mark.usefixtures("kept")
 async def test_credentials_are_not_written(tmp_path: Path) -> None:
     """No file on the disk has a token in it, and nobody else may read any."""

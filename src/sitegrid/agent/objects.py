@@ -107,8 +107,13 @@ async def _grids_services(upstream: Upstream, namespace: str, name: str) -> list
 async def _remembered(
     request: Request, route: Route, upstream: Upstream, hub: Hub, codec: Codec, error: UpstreamError
 ) -> bytes:
-    """Return what lists tell of the object. Raises `error` where they tell nothing: it may exist by now."""
+    """Return what lists tell of the object. Raises `error` where they tell nothing: it may exist by now.
+
+    Whether somebody else than the client may see it, only the API server can say.
+    """
     assert route.resource is not None
+    if request.impersonates:
+        raise error
     identity = hub.identify(request.header(b"authorization")) if route.resource is ENDPOINTS else ""
     item = hub.known_object(identity, route.resource, route.namespace, route.name, codec)
     if item is None and route.resource is ENDPOINTS:

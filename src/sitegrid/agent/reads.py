@@ -67,7 +67,7 @@ class Reads:
             return None
         if request.header(b"content-length") not in ("", "0") or not request.header(b"authorization"):
             return None
-        if any(name.startswith(b"impersonate-") for name, _ in request.headers):
+        if request.impersonates:
             return None
         read = self._parse(request.target.partition("?")[0])
         client = request.header(b"user-agent").partition("/")[0].lower()

@@ -89,3 +89,8 @@ class Request:
     def header(self, name: bytes) -> str:
         """Return the values of header `name` (lower case) joined by commas, empty without it."""
         return ",".join(value.decode("latin-1") for key, value in self.headers if key == name)
+
+    @property
+    def impersonates(self) -> bool:
+        """Tell whether the client asks as somebody else: what is known of its own credential says nothing then."""
+        return any(name.startswith(b"impersonate-") for name, _ in self.headers)

@@ -153,7 +153,7 @@ class Server:
 
     async def _as_client(self, request: Request, connection: Connection, route: Route, codec: Codec) -> None:
         """Answer a LIST or WATCH of what is read with the client's credential."""
-        if any(name.startswith(b"impersonate-") for name, _ in request.headers):
+        if request.impersonates:
             raise Answer(Status(400, "the agent lists for nobody else: ask the API server itself to impersonate"))
         try:
             await self._view(request, connection, route, codec, self._hub.identify(_authorization(request)))

@@ -574,7 +574,7 @@ class Site:
         self, method: str, target: str, headers: dict[str, str] | None = None, body: bytes = b""
     ) -> tuple[int, dict[str, str], bytes]:
         """Send one request on a connection of its own; return status, headers and body."""
-        lines = [f"{method} {target} HTTP/1.1", "Host: agent", "Connection: close"]
+        lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         if body:
             lines.append(f"Content-Length: {len(body)}")
@@ -603,7 +603,7 @@ class Site:
     async def watch(self, path: str, **parameters: Any) -> WatchStream:
         """Open a watch; the response must be 200."""
         target = f"{path}?{urlencode({'watch': 'true', **parameters})}"
-        reader, writer = await self.raw(f"GET {target} HTTP/1.1\r\nHost: agent\r\n\r\n".encode())
+        reader, writer = await self.raw(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         async with asyncio.timeout(20):
             head = await reader.readuntil(b"\r\n\r\n")
         assert b" 200 " in head.split(b"\r\n")[0], head

@@ -11,7 +11,7 @@ import pytest
 
 from sitegrid.agent.request import Body, Disconnected
 
-GET = b"GET /sitegrid/healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+GET = b"GET /sitegrid/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 async def _exchange(site: Any, data: bytes) -> bytes:
@@ -25,19 +25,19 @@ async def _exchange(site: Any, data: bytes) -> bytes:
 @pytest.mark.parametrize(
     "head",
     [
-        b"Host: a\r\nHost: b\r\n",
+        b"Host: localhost\r\nHost: b\r\n",
         b"",
-        b"Host: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n",
-        b"Host: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n",
-        b"Host: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-        b"Host: a\r\nTransfer-Encoding: gzip, chunked\r\n",
-        b"Host: a\r\nTransfer-Encoding: identity\r\n",
-        b"Host: a\r\nContent-Length: -1\r\n",
-        b"Host: a\r\nContent-Length: 1, 1\r\n",
-        b"Host: a\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b\r\n",
-        b"Host: a\r\nX-Long: " + b"x" * 70_000 + b"\r\n",
-        b"Host: a\r\nBad Name: x\r\n",
-        b"Host: a\r\nX: a\r\n folded\r\n",
+        b"Host: localhost\r\nContent-Length: 1\r\nContent-Length: 1\r\n",
+        b"Host: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+        b"Host: localhost\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        b"Host: localhost\r\nTransfer-Encoding: gzip, chunked\r\n",
+        b"Host: localhost\r\nTransfer-Encoding: identity\r\n",
+        b"Host: localhost\r\nContent-Length: -1\r\n",
+        b"Host: localhost\r\nContent-Length: 1, 1\r\n",
+        b"Host: localhost\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b\r\n",
+        b"Host: localhost\r\nX-Long: " + b"x" * 70_000 + b"\r\n",
+        b"Host: localhost\r\nBad Name: x\r\n",
+        b"Host: localhost\r\nX: a\r\n folded\r\n",
     ],
 )
 async def test_an_ambiguous_head_is_refused(site: Any, api: Any, head: bytes) -> None:
@@ -56,8 +56,9 @@ async def test_what_is_no_http_is_refused(site: Any, data: bytes) -> None:
 
 async def test_a_smuggled_request_is_not_seen(site: Any, api: Any) -> None:
     """A second request hidden behind contradictory framing is not answered."""
-    hidden = b"GET /api/v1/hidden HTTP/1.1\r\nHost: a\r\n\r\n"
-    head = b"POST /api/v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    hidden = b"GET /api/v1/hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    head = b"POST /api/v1/x HTTP/1.1\r\nHost: localhost\r\n"
+    head += b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     answer = await _exchange(site, head + hidden)
     assert answer.count(b"HTTP/1.1 ") == 1
     assert not [target for _, target, _ in api.requests if "hidden" in target]
@@ -65,14 +66,14 @@ async def test_a_smuggled_request_is_not_seen(site: Any, api: Any) -> None:
 
 async def test_trailers_are_refused(site: Any) -> None:
     """Headers behind a body come too late to be decided by: the request is cut off."""
-    data = b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nAuthorization: x\r\n\r\n"
+    data = b"POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nAuthorization: x\r\n\r\n"
     with contextlib.suppress(ConnectionError):
         assert b" 200 " not in await _exchange(site, data)
 
 
 async def test_pipelined_requests_are_answered_in_order(site: Any) -> None:
     """Requests that were sent before the first answer are answered one after the other."""
-    unknown = b"GET /sitegrid/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    unknown = b"GET /sitegrid/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     answer = await _exchange(site, GET + GET + unknown)
     assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"404"]
 
@@ -176,14 +177,16 @@ async def test_a_request_may_come_with_the_end_of_the_handshake(site: Any, tls: 
 
 async def test_many_small_headers_are_a_large_head(site: Any) -> None:
     """A header is limited by the memory that it takes, which is more than its text."""
-    answer = await _exchange(site, b"GET /x HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * 2000 + b"\r\n")
+    answer = await _exchange(site, b"GET /x HTTP/1.1\r\nHost: localhost\r\n" + b"a:\r\n" * 2000 + b"\r\n")
     assert b"request head is too large" in answer
 
 
 async def test_waiting_requests_have_one_heads_memory(site: Any, objects: Any) -> None:
     """Heads that wait behind a watch are limited together."""
-    head = b"GET /x HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 30_000 + b"\r\n\r\n"
-    reader, _ = await site.raw(f"GET {objects.slices}?watch=1&timeoutSeconds=1 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    head = b"GET /x HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 30_000 + b"\r\n\r\n"
+    reader, _ = await site.raw(
+        f"GET {objects.slices}?watch=1&timeoutSeconds=1 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    )
     await reader.readuntil(b"\r\n\r\n")
     answer = await _exchange(site, head * 3)
     assert b"request head is too large" in answer
@@ -191,8 +194,8 @@ async def test_waiting_requests_have_one_heads_memory(site: Any, objects: Any) -
 
 async def test_a_body_does_not_wait_behind_a_watch(site: Any, objects: Any) -> None:
     """While it waited nothing would be read, and nobody would see that the client is gone."""
-    watch = f"GET {objects.slices}?watch=1 HTTP/1.1\r\nHost: a\r\n\r\n".encode()
-    post = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
+    watch = f"GET {objects.slices}?watch=1 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    post = b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
     with contextlib.suppress(ConnectionError):
         await _exchange(site, watch + post + b"x" * 100_000)
     await objects.eventually(lambda: not site.metrics.get("connections"))
@@ -200,7 +203,7 @@ async def test_a_body_does_not_wait_behind_a_watch(site: Any, objects: Any) -> N
 
 async def test_a_bodys_pieces_take_no_more_than_their_bytes(site: Any) -> None:
     """A body in chunks of one byte arrives whole."""
-    head = b"POST /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer = await _exchange(site, head + b"1\r\nA\r\n" * 1000 + b"0\r\n\r\n")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["body"].count("A") == 1000
 
@@ -215,7 +218,7 @@ async def test_a_head_that_never_ends_is_cut(site: Any, monkeypatch: pytest.Monk
 async def test_a_body_that_never_comes_is_cut(site: Any, api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A guarded request announcing a body is refused at once; its connection is closed."""
     answer = await _exchange(
-        site, b"GET /api/v1/services HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nConnection: close\r\n\r\n"
+        site, b"GET /api/v1/services HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nConnection: close\r\n\r\n"
     )
     assert answer.startswith(b"HTTP/1.1 400 ")
 
@@ -227,7 +230,7 @@ async def test_an_old_client_gets_a_plain_body(site: Any, objects: Any) -> None:
     assert b"connection: close" in answer
 
 
-POST = b"POST /api/v1/x HTTP/1.1\r\nHost: a\r\n"
+POST = b"POST /api/v1/x HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
@@ -256,25 +259,25 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
         POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
         POST + b"Content-Length : 1\r\n\r\nA",
         POST + b"Content-Length: 1\r\n Transfer-Encoding: chunked\r\n\r\nA",
-        b"POST /api/v1/x HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /api/v1/x HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         POST + b"Content-Length: 1\r\nX: a\x00b\r\n\r\nA",
         POST + b"Content-Length: 1\r\nX: a\rb\r\n\r\nA",
         POST + b"Content-Length: 1\r\nX: a\nTransfer-Encoding: chunked\r\n\r\nA",
         POST + b"Content-Length: 1\nX: a\n\nA",
         b"POST /api/v1/x HTTP/1.1\nHost: a\nContent-Length: 1\n\nA",
-        b"POST /api/v1/x\tHTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nA",
-        b"POST /api/v1/x y HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nA",
-        b"POST /api/v1/x\xff HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nA",
-        b"POST /api/v1/x\x00 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nA",
-        b" POST /api/v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nA",
-        b"P(ST /api/v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nA",
+        b"POST /api/v1/x\tHTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nA",
+        b"POST /api/v1/x y HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nA",
+        b"POST /api/v1/x\xff HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nA",
+        b"POST /api/v1/x\x00 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nA",
+        b" POST /api/v1/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nA",
+        b"P(ST /api/v1/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nA",
         b"CONNECT b:443 HTTP/1.1\r\nHost: b\r\n\r\n",
     ],
     ids=repr,
 )  # fmt: skip
 async def test_hostile_framing_never_goes_upstream_whole(site: Any, api: Any, data: bytes) -> None:
     """Framing that another server might read differently is never completed upstream and ends the connection."""
-    hidden = b"GET /api/v1/hidden HTTP/1.1\r\nHost: a\r\n\r\n"
+    hidden = b"GET /api/v1/hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with contextlib.suppress(ConnectionError):
         answer = await _exchange(site, data + hidden)
         assert b"HTTP/1.1 200 " not in answer
@@ -292,8 +295,8 @@ async def test_a_chunk_extension_is_not_passed_on(site: Any, api: Any) -> None:
 @pytest.mark.parametrize(
     "begin",
     [
-        b"GET / HTTP/1.1\r\nHost: a\r\nX: ",
-        b"GET / HTTP/1.1\r\nHost: a\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n",
         b"GET /",
         POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: ",
     ],
@@ -315,7 +318,7 @@ async def test_an_endless_head_is_not_collected(site: Any, begin: bytes) -> None
 async def test_a_refused_body_is_not_waited_for(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that sends a body nobody wants, drop by drop, does not keep the connection."""
     monkeypatch.setattr("sitegrid.agent.http.STALL_TIMEOUT", 0.05)
-    answer = await _exchange(site, b"GET /api/v1/services HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nA")
+    answer = await _exchange(site, b"GET /api/v1/services HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nA")
     assert answer.startswith(b"HTTP/1.1 400 ")
 
 
@@ -335,7 +338,7 @@ async def test_a_client_that_does_not_read_a_short_answer_is_cut_off(
     monkeypatch.setattr("sitegrid.agent.http.STALL_TIMEOUT", 0.05)
     for number in range(300):
         api.put(objects.slices, objects.plain(f"p{number}", "10.9.0.1", pad="x" * 60))
-    request = f"GET {objects.slices} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+    request = f"GET {objects.slices} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     _, writer = await site.raw(b"")
     writer.transport.pause_reading()
     with contextlib.suppress(ConnectionError):
@@ -352,8 +355,8 @@ async def test_a_client_that_does_not_read_a_short_answer_is_cut_off(
 async def test_an_upgrade_to_another_http_is_not_taken(site: Any, api: Any, protocol: str) -> None:
     """Requests in such a tunnel would pass unseen; the request is answered without, and so are those behind it."""
     head = f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {protocol}\r\nHTTP2-Settings: AAMAAABk\r\n"
-    request = f"GET /x HTTP/1.1\r\nHost: a\r\n{head}\r\n".encode()
-    last = b"GET /sitegrid/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    request = f"GET /x HTTP/1.1\r\nHost: localhost\r\n{head}\r\n".encode()
+    last = b"GET /sitegrid/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     answer = await _exchange(site, request + request + last)
     assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"404"]
     for _, target, headers in api.requests:
@@ -363,8 +366,8 @@ async def test_an_upgrade_to_another_http_is_not_taken(site: Any, api: Any, prot
 @pytest.mark.parametrize("framing", [b"Content-Length: 43\r\n", b"Transfer-Encoding: chunked\r\n"])
 async def test_a_body_is_not_taken_for_a_request(site: Any, api: Any, framing: bytes) -> None:
     """Where the parser does not tell the body of a request with an upgrade, such a request is refused."""
-    hidden = b"GET /api/v1/hidden HTTP/1.1\r\nHost: a\r\n\r\n"
-    head = b"POST /x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+    hidden = b"GET /api/v1/hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    head = b"POST /x HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
     answer = await _exchange(site, head + framing + b"\r\n" + hidden)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert not [target for _, target, _ in api.requests if target in ("/x", "/api/v1/hidden")]

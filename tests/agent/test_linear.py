@@ -22,6 +22,7 @@ import pytest
 import sitegrid.agent
 import sitegrid.wire
 from sitegrid.agent.gate import decide
+from sitegrid.agent.hosts import is_own
 from sitegrid.agent.http import Connection
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.multiplex import is_field
@@ -215,6 +216,10 @@ READERS: dict[str, tuple[Callable[[str], object], list[Callable[[int], str]]]] =
     "target": (lambda path: _head(path.encode() + b" HTTP/1.1\r\nhost: localhost"), PATHS),
     "connection header": (_end_to_end, [_repeated("a,"), _repeated(","), _repeated(" "), _numbered("a{:x},")]),
     "values that are passed on": (_encode, [_repeated("a"), _repeated("\x7e"), _repeated("a "), _numbered("x{:x} ")]),
+    "host": (
+        lambda host: is_own(host, "127.0.0.1", frozenset({"a"})),
+        [*map(_repeated, "a.:[]%0"), _numbered("{}.")],
+    ),
     "body": (_feed, [_repeated("a")]),
 }
 CASES = [

@@ -303,7 +303,7 @@ async def test_open_watches_of_kept_reads_outlive_the_api_server(api: Any, objec
     async with start_agent() as site:
         head = "".join(f"{name}: {value}\r\n" for name, value in PROXY.items())
         reader, _ = await site.raw(
-            f"GET {objects.nodes}?watch=true&resourceVersion=0 HTTP/1.1\r\nHost: a\r\n{head}\r\n".encode()
+            f"GET {objects.nodes}?watch=true&resourceVersion=0 HTTP/1.1\r\nHost: localhost\r\n{head}\r\n".encode()
         )
         assert b'"ADDED"' in await reader.readuntil(b"}\n")
         await api.stop()

@@ -152,7 +152,7 @@ async def test_an_account_that_lacks_rights_is_told_once(
     [port] = await listening
     await objects.eventually(lambda: sum(target.startswith(objects.nodes) for _, target, _ in api.requests) > 3)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /sitegrid/readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    writer.write(b"GET /sitegrid/readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     answer = (await reader.read()).decode()
     assert answer.startswith("HTTP/1.1 503")
     assert (

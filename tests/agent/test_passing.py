@@ -513,10 +513,10 @@ async def test_a_client_is_answered_over_it(http2_site: Any, server: ApiServer) 
 @pytest.mark.parametrize(
     "request_",
     [
-        b"POST /x HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\nContent-Length: 16385\r\n\r\n" + b"x" * 16385,
-        b"POST /x HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
-        b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"GET /x HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"POST /x HTTP/1.1\r\nAuthorization: a\r\nContent-Length: 16385\r\n\r\n" + b"x" * 16385,
+        b"POST /x HTTP/1.1\r\nAuthorization: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+        b"GET /x HTTP/1.1\r\n\r\n",
+        b"GET /x HTTP/1.1\r\nAuthorization: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     ],
 )
 async def test_streams_have_connections_of_their_own(http2_site: Any, server: ApiServer, request_: bytes) -> None:
@@ -524,7 +524,7 @@ async def test_streams_have_connections_of_their_own(http2_site: Any, server: Ap
 
     So have requests without a credential, after which the API server ends the connection.
     """
-    reader, _ = await http2_site.raw(request_)
+    reader, _ = await http2_site.raw(request_.replace(b"\r\n", b"\r\nHost: localhost\r\n", 1))
     assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
     connection, _ = await server.asked(b"/x")
     assert connection.protocol == "http/1.1"
@@ -533,7 +533,8 @@ async def test_streams_have_connections_of_their_own(http2_site: Any, server: Ap
 async def test_a_client_that_waits_to_be_told_sends_its_body(http2_site: Any, server: ApiServer) -> None:
     """Expect: 100-continue is the agent's to answer, and is not passed on."""
     reader, writer = await http2_site.raw(
-        b"POST /x HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+        b"POST /x HTTP/1.1\r\nHost: localhost\r\nAuthorization: a\r\n"
+        b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n"
     )
     assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(b"ok")
@@ -544,8 +545,8 @@ async def test_a_client_that_waits_to_be_told_sends_its_body(http2_site: Any, se
 
 async def test_a_client_that_is_gone_ends_its_request_only(http2_site: Any, server: ApiServer, objects: Any) -> None:
     """The API server is told to stop; others on the connection are answered."""
-    _, writer = await http2_site.raw(b"GET /gone HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\n\r\n")
-    reader, _ = await http2_site.raw(b"GET /stays HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\n\r\n")
+    _, writer = await http2_site.raw(b"GET /gone HTTP/1.1\r\nHost: localhost\r\nAuthorization: a\r\n\r\n")
+    reader, _ = await http2_site.raw(b"GET /stays HTTP/1.1\r\nHost: localhost\r\nAuthorization: a\r\n\r\n")
     connection, gone = await server.asked(b"/gone")
     _, stays = await server.asked(b"/stays")
     writer.transport.abort()
@@ -556,7 +557,7 @@ async def test_a_client_that_is_gone_ends_its_request_only(http2_site: Any, serv
 
 async def test_a_client_that_does_not_read_stops_only_itself(http2_site: Any, server: ApiServer) -> None:
     """The API server may send no more for it; everybody else is answered."""
-    await http2_site.raw(b"GET /slow HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\n\r\n")
+    await http2_site.raw(b"GET /slow HTTP/1.1\r\nHost: localhost\r\nAuthorization: a\r\n\r\n")
     connection, stream = await server.asked(b"/slow")
     connection.answer(stream, b"200")
     (client,) = http2_site.server._connections
@@ -572,7 +573,7 @@ async def test_a_client_that_does_not_read_stops_only_itself(http2_site: Any, se
 
 async def test_half_an_answer_ends_with_the_clients_connection(http2_site: Any, server: ApiServer) -> None:
     """What breaks off cannot be taken for whole."""
-    reader, _ = await http2_site.raw(b"GET /half HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\n\r\n")
+    reader, _ = await http2_site.raw(b"GET /half HTTP/1.1\r\nHost: localhost\r\nAuthorization: a\r\n\r\n")
     connection, stream = await server.asked(b"/half")
     connection.answer(stream, b"200", b"part")
     await reader.readuntil(b"part")

@@ -35,7 +35,7 @@ async def test_hop_by_hop_headers_stay_on_their_hop(site: Any) -> None:
     """What concerns one connection only, or is named by Connection, is not passed on."""
     headers = {"Keep-Alive": "5", "Proxy-Authorization": "x", "X-Hop": "1", "TE": "trailers"}
     reader, _ = await site.raw(
-        b"GET /api/v1/nodesx HTTP/1.1\r\nHost: a\r\nConnection: close, x-hop\r\n"
+        b"GET /api/v1/nodesx HTTP/1.1\r\nHost: localhost\r\nConnection: close, x-hop\r\n"
         + b"".join(f"{k}: {v}\r\n".encode() for k, v in headers.items())
         + b"\r\n"
     )
@@ -46,7 +46,8 @@ async def test_hop_by_hop_headers_stay_on_their_hop(site: Any) -> None:
 async def test_a_chunked_body_is_passed_on(site: Any) -> None:
     """A body of unknown length streams through."""
     reader, _ = await site.raw(
-        b"POST /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        b"POST /x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"3\r\nabc\r\n0\r\n\r\n"
     )
     echo = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
     assert echo["headers"]["transfer-encoding"] == "chunked"
@@ -56,7 +57,8 @@ async def test_a_chunked_body_is_passed_on(site: Any) -> None:
 async def test_expect_continue_is_answered(site: Any) -> None:
     """A client that waits for 100 Continue gets it and its body is passed on."""
     reader, writer = await site.raw(
-        b"POST /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+        b"POST /x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n"
     )
     assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(b"ok")
@@ -66,7 +68,7 @@ async def test_expect_continue_is_answered(site: Any) -> None:
 async def test_an_upgrade_becomes_a_tunnel(site: Any) -> None:
     """After 101 bytes flow both ways, the first ones of either side included."""
     reader, writer = await site.raw(
-        b"GET /exec HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nearly"
+        b"GET /exec HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nearly"
     )
     head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 101 ")
@@ -85,7 +87,9 @@ async def test_no_api_server_is_503(site: Any, api: Any) -> None:
 
 async def test_half_an_answer_ends_with_the_connection(site: Any, api: Any) -> None:
     """When the API server goes away in mid-answer the client sees a broken connection, not a short answer."""
-    reader, _ = await site.raw(b"GET /exec HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+    reader, _ = await site.raw(
+        b"GET /exec HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+    )
     await reader.readuntil(b"hello")
     api.cut()
     async with asyncio.timeout(10):
@@ -96,7 +100,7 @@ async def test_half_an_answer_ends_with_the_connection(site: Any, api: Any) -> N
 @pytest.mark.parametrize("method", ["HEAD", "GET", "DELETE", "OPTIONS"])
 async def test_connections_are_kept(site: Any, method: str) -> None:
     """One client connection serves many passed requests."""
-    request = f"{method} /x HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+    request = f"{method} /x HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     reader, writer = await site.raw(request)
     for _ in range(2):
         head = await reader.readuntil(b"\r\n\r\n")

@@ -57,7 +57,7 @@ async def test_both_listeners_serve(api: Any, tmp_path: Path, certificates: Any)
     trust = ssl.create_default_context(cafile=str(tmp_path / "tls.crt"))
     for port, context in zip(ports, (None, trust), strict=True):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-        writer.write(b"GET /sitegrid/healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        writer.write(b"GET /sitegrid/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await reader.readuntil(b"ok\n")).startswith(b"HTTP/1.1 200")
         writer.close()
         await writer.wait_closed()
@@ -116,7 +116,7 @@ async def test_a_server_that_is_not_who_it_should_be_is_not_there(
         ("/sitegrid/metrics", b"200"),
     ):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         answer = await reader.read()
         assert answer.split()[1] == wanted, path
         writer.close()

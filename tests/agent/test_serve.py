@@ -34,11 +34,11 @@ async def test_a_streaming_list_ends_with_its_bookmark(site: Any, objects: Any) 
 async def test_a_watch_ends_when_it_should(site: Any, objects: Any) -> None:
     """timeoutSeconds ends the response properly, and the connection serves the next request."""
     reader, writer = await site.raw(
-        f"GET {objects.slices}?watch=1&timeoutSeconds=1 HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+        f"GET {objects.slices}?watch=1&timeoutSeconds=1 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     )
     async with asyncio.timeout(10):
         await reader.readuntil(b"0\r\n\r\n")
-        writer.write(b"GET /sitegrid/healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        writer.write(b"GET /sitegrid/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await reader.readuntil(b"ok\n")
 
 

@@ -99,7 +99,7 @@ class Ways:
         with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             conversation = Conversation(process)
             try:
-                fields = {"Host": "api", "Authorization": f"Bearer {self.token}", **(headers or {})}
+                fields = {"Host": "localhost", "Authorization": f"Bearer {self.token}", **(headers or {})}
                 head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
                 conversation.say(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
                 yield conversation

@@ -207,7 +207,7 @@ def is_loopback(host: str) -> bool:
         if ":" in host:
             return socket.inet_pton(socket.AF_INET6, host) == _LOOPBACK
         return socket.inet_pton(socket.AF_INET, host)[0] == 127
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a null character
         return False
 
 

@@ -108,6 +108,12 @@ class Connection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=_WRITE_BUFFER)
 
     @property
+    def address(self) -> str:
+        """Return the address of the listener that the client reached."""
+        address: str = self.transport.get_extra_info("sockname")[0]
+        return address
+
+    @property
     def resting(self) -> bool:
         """Tell whether no request is being served."""
         return self._timer is not None

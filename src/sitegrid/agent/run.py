@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from sitegrid.agent import allocator
 from sitegrid.agent.credentials import Credentials, is_loopback
 from sitegrid.agent.disk import Disk
+from sitegrid.agent.hosts import certificate_names
 from sitegrid.agent.hub import Hub
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.reads import DEFAULT, parse_reads
@@ -57,7 +58,7 @@ class Settings(NamedTuple):
 
 
 class _ServerCertificate:
-    """The certificate that the agent shows its clients; read again when the file changes."""
+    """The certificate that the agent shows its clients, and the `names` in it; read again when the file changes."""
 
     def __init__(self, certificate: str, key: str) -> None:
         self._certificate = certificate
@@ -71,6 +72,8 @@ class _ServerCertificate:
         try:
             version = os.stat(self._certificate).st_mtime_ns
             self.context.load_cert_chain(self._certificate, self._key)
+            with open(self._certificate, encoding="latin-1") as file:
+                self.names = certificate_names(file.read())
         except ssl.SSLError as error:
             raise ListenError(
                 f"--tls-cert-file {self._certificate} and --tls-private-key-file {self._key} are not a certificate "
@@ -121,7 +124,8 @@ async def serve(settings: Settings, stop: asyncio.Event, listening: asyncio.Futu
     disk = Disk(settings.data_dir, metrics) if settings.data_dir else None
     upstream.start()
     hub = Hub(settings.node_name, upstream, metrics, disk)
-    server = Server(hub, upstream, metrics, reads)
+    certified = (lambda: certificate.names) if certificate is not None else frozenset
+    server = Server(hub, upstream, metrics, reads, certified)
     tasks: list[asyncio.Future[Any]] = []
     if certificate is not None:
         tasks.append(asyncio.ensure_future(certificate.follow()))

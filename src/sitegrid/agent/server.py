@@ -12,9 +12,11 @@ import asyncio
 import json
 import logging
 import ssl
+from collections.abc import Callable
 from typing import Final
 
 from sitegrid.agent.gate import Kind, Route, decide
+from sitegrid.agent.hosts import is_own
 from sitegrid.agent.http import Connection
 from sitegrid.agent.hub import Hub, TooManyViews
 from sitegrid.agent.metrics import CONTENT_TYPE, Metrics
@@ -39,15 +41,29 @@ _log = logging.getLogger(__name__)
 
 _MAX_TERMS: Final = 64
 """Of a request's selectors: every object is held against each of them, and again with every change."""
+_MISDIRECTED: Final = Route(
+    Kind.REFUSED,
+    status=421,
+    message="the Host header does not name this agent: ask it as localhost, by the address that it listens on, or by "
+    "a name in the certificate of --tls-cert-file",
+)
 _OFFLINE_RETRY: Final = 5
 """Seconds until a request that the API server must answer is worth another try while that cannot be reached."""
 
 
 class Server:
-    """All requests of one agent."""
+    """All requests of one agent; `certified` tells the names and addresses in its certificate at the moment."""
 
-    def __init__(self, hub: Hub, upstream: Upstream, metrics: Metrics, reads: Reads | None = None) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        upstream: Upstream,
+        metrics: Metrics,
+        reads: Reads | None = None,
+        certified: Callable[[], frozenset[str | bytes]] = frozenset,
+    ) -> None:
         self._hub = hub
+        self._certified = certified
         self._reads = reads or Reads(())
         self._upstream = upstream
         self._metrics = metrics
@@ -68,7 +84,7 @@ class Server:
 
     async def handle(self, request: Request, connection: Connection) -> None:
         """Answer one request."""
-        route = decide(request.method, request.target)
+        route = decide(request.method, request.target) if self._is_meant(request, connection) else _MISDIRECTED
         self._metrics.add("requests_total", label=route.kind.value)
         codec: Codec = JSON
         try:
@@ -92,6 +108,13 @@ class Server:
         except Exception:
             _log.exception("%s %s", request.method, request.target)
             await self._refuse(connection, Status(500, "internal error of the agent"), codec)
+
+    def _is_meant(self, request: Request, connection: Connection) -> bool:
+        """Tell whether a request is sent to this agent, not by a browser to a name that was made to lead here."""
+        host = request.header(b"host")
+        if not host and request.http10:
+            return True  # no browser
+        return is_own(host, connection.address, self._certified())
 
     async def _refuse(self, connection: Connection, status: Status, codec: Codec) -> None:
         """Answer with a Status; in the middle of an answer only cutting the client off is honest."""

@@ -599,6 +599,8 @@ class Client:
 class ClientConnection:
     """A client's end of a connection; stands for `sitegrid.agent.http.Connection`."""
 
+    address = "127.0.0.1"
+
     def __init__(
         self, client: Client | None, *, listing: bool = False, initial: bool = False, single: bool = False
     ) -> None:
@@ -858,7 +860,7 @@ class Simulation:
         request = Request(Body(lambda on: None))
         request.body.end()
         request.method, request.target = "GET", target
-        request.headers = [(b"host", b"agent"), (b"accept", (PROTOBUF if binary else "application/json").encode())]
+        request.headers = [(b"host", b"localhost"), (b"accept", (PROTOBUF if binary else "application/json").encode())]
         if connection.client is not None:
             request.headers.append((b"user-agent", b"reflector"))
         connection.watched_by(self)

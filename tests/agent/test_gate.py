@@ -21,6 +21,15 @@ GUARDED = [
     "/api/v1/namespaces/a/endpoints/b",
     "/api/v1/watch/endpoints",
 ]
+EVERYWHERE = [
+    f"{COLLECTION}/namespaces//endpointslices",
+    f"{COLLECTION}/watch/namespaces//endpointslices",
+    f"{COLLECTION}/namespaces//endpointslices/b",
+    "/api/v1/namespaces//endpoints",
+    "/api/v1/watch/namespaces//endpoints/",
+    "/api/v1/namespaces//services",
+]
+"""An empty namespace is all of them to the API server."""
 
 
 @pytest.mark.parametrize(
@@ -134,7 +143,7 @@ def test_a_target_that_is_no_path_is_refused(target: str) -> None:
 @st.composite
 def _spellings(draw: st.DrawFn) -> str:
     """Return a guarded path, spelled differently: escapes (also twice), empty and dot segments."""
-    path = draw(st.sampled_from(GUARDED))
+    path = draw(st.sampled_from([*GUARDED, *EVERYWHERE]))
     out = ""
     for character in path:
         how = draw(st.sampled_from(["", "", "", "", "escape", "twice", "extra"]))
@@ -149,6 +158,13 @@ def _spellings(draw: st.DrawFn) -> str:
         else:
             out += character
     return out + draw(st.sampled_from(["", "/", "/.", ";x=1", "?watch=true"]))
+
+
+@pytest.mark.parametrize("path", EVERYWHERE)
+@pytest.mark.parametrize("slash", ["//", "%2f/", "/%2f", "%2f%2F", "%252f/", "/\\"])
+def test_an_empty_namespace_is_no_way_around(path: str, slash: str) -> None:
+    """What the API server takes for all namespaces is not passed through, however the slashes are written."""
+    assert decide("GET", path.replace("//", slash)).kind is Kind.REFUSED
 
 
 @given(_spellings())

@@ -2,10 +2,13 @@
 
 Everything that could show an EndpointSlice, Endpoints or a Service is recognised here and sent to the one handler
 that filters it; all else is passed through. A path that is not written plainly (percent-encoding, empty or dot
-segments) is read in every way that the API server might read it, and refused when any of them is guarded.
+segments) is read in every way that the API server might read it, and refused when any of them is guarded. The API
+server itself takes slashes off both ends and nothing out of the middle (apiserver pkg/endpoints/request, splitPath):
+an empty segment is a segment, and as a namespace it stands for all of them.
 
 Invariant I1: there is no spelling of a path to endpoints that is passed through.
-Held by ``tests/agent/test_gate.py``, which tries spellings, and ``tests/agent/test_closure.py``.
+Held by ``tests/agent/test_gate.py``, which tries spellings, ``tests/agent/test_spellings.py``, which asks the API
+server what they mean, and ``tests/agent/test_closure.py``.
 """
 
 from __future__ import annotations
@@ -108,24 +111,25 @@ def _is_plain(path: str) -> bool:
 
 
 def _readings(path: str) -> set[str]:
-    """Return the paths that `path` might be taken for: decoded up to three times, each also cleaned of dots."""
+    """Return the paths that `path` might be taken for: decoded up to three times, each also cleaned in two ways."""
     readings = set()
     for _ in range(_DECODINGS):
         for text in (path, _PARAMETERS.sub("", path), path.partition("?")[0], path.partition("#")[0]):
+            slashes = text.replace("\\", "/")
             segments: list[str] = []
-            for segment in text.replace("\\", "/").split("/"):
+            for segment in slashes.split("/"):
                 if segment == ".." and segments:
                     segments.pop()
                 elif segment not in ("", ".", ".."):
                     segments.append(segment)
-            readings |= {"/" + "/".join(segments), "/" + "/".join(s for s in text.split("/") if s)}
+            readings |= {text, slashes, "/".join(segments), "/".join(s for s in text.split("/") if s)}
         path = percent.unquote(path).decode("latin-1")
     return readings
 
 
 def _guarded(path: str) -> _Target | None:
     """Return what guarded resource `path` names, None for all else."""
-    segments = [segment for segment in path.split("/") if segment]
+    segments = path.strip("/").split("/")
     if len(segments) >= 3 and segments[0] == "api":
         group_version, rest = segments[1], segments[2:]
         plurals = {"services", "endpoints"}

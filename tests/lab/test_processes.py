@@ -103,3 +103,23 @@ def test_big_logs_are_emptied_and_kept_once(tmp_path: Path) -> None:
     assert (tmp_path / "big.log").stat().st_size == 0
     assert (tmp_path / "big.log.1").read_bytes() == b"x" * 11
     assert (tmp_path / "small.log").read_bytes() == b"y" * 10
+
+
+async def test_replace_keeps_the_former_one_until_the_next_action(start: Callable[[str], Process]) -> None:
+    """Another one runs beside it; the next `replace` or `stop` ends it, and only it is not started again."""
+    process = start(SLEEP)
+    await _until(lambda: process.pid is not None)
+    pids = []
+    for _ in range(3):
+        assert process.pid is not None
+        pids.append(process.pid)
+        await process.replace()
+        await _until(lambda: process.pid not in (None, *pids))
+        os.kill(pids[-1], 0)
+        for pid in pids[:-1]:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+    await process.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[-1], 0)
+    assert process.restarts == 0

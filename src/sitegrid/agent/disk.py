@@ -17,9 +17,10 @@ import hmac
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
+from sitegrid.agent.eventlog import Place
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.snapshot import DamagedError, Directory, Document, Record, Snapshotter
 from sitegrid.agent.source import Source, SourceKey, Stored
@@ -31,6 +32,8 @@ MAX_DOCUMENTS: Final = 512
 """Most documents that are begun between two sweeps: more than a kubelet has, and clients can make up any number."""
 _SALT: Final = "salt"
 _SALT_BYTES: Final = 32
+_LEFT: Final = "left"
+"""The document of what an agent that ended has left to the next one: its views' places, and the sources it knew."""
 
 
 class _Measured(Directory):
@@ -65,6 +68,9 @@ class Disk:
             self._directory.written_at = max(self._directory.written_at, float(at) if at.isdecimal() else 0.0)
         self._used: set[str] = set()
         self._salt = self._load_salt()
+        self._places: dict[str, Place] = {}
+        self._shown: set[str] = set()
+        self._load_left()
         metrics.follow("snapshots_unwritten", lambda: self._snapshotter.unwritten)
         metrics.follow("snapshot_bytes", self._directory.size)
         metrics.follow("snapshot_timestamp_seconds", lambda: self._directory.written_at)
@@ -77,6 +83,29 @@ class Disk:
         salt = secrets.token_bytes(_SALT_BYTES)
         self._directory.write(Document(_SALT, (Record("", "", salt),)))
         return salt
+
+    def _load_left(self) -> None:
+        found = self._directory.read(_LEFT)
+        for record in found.records if found is not None else ():
+            if record.version.isdecimal():
+                self._places[record.key] = Place(int(record.version), record.data)
+            else:
+                self._shown.add(record.key)
+
+    def left(self, view: str) -> Place | None:
+        """Return what the view of that name of an agent before this one has left."""
+        return self._places.get(view)
+
+    def was_shown(self, key: SourceKey) -> bool:
+        """Tell whether the last agent that has left anything knew what `key` asks for, up to its end."""
+        return _name(key) in self._shown
+
+    async def leave(self, sources: Iterable[SourceKey], places: Mapping[str, Place]) -> None:
+        """Write what the next agent needs to go on with the clients of this one, once `run` has ended."""
+        records = [Record(name, str(place.rv), place.digest) for name, place in places.items()]
+        if not self._snapshotter.unwritten:
+            records += (Record(_name(key), "", b"") for key in sources)
+        await asyncio.get_running_loop().run_in_executor(None, self._directory.write, Document(_LEFT, records))
 
     def identity(self, authorization: str) -> str:
         """Return the name under which data of the client with this Authorization header are kept."""

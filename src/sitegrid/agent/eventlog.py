@@ -28,6 +28,13 @@ LOG_BYTES: Final = 512 * 1024
 5.5 MB resident when this was many times as much."""
 
 
+class Place(NamedTuple):
+    """What a view that ends leaves to the next agent's: the `rv` that clients were told last, and of what state."""
+
+    rv: int
+    digest: bytes
+
+
 class Reader(Protocol):
     """Who reads the log: `position` is the place up to which it was given events."""
 
@@ -58,6 +65,7 @@ class EventLog:
         self._start = 0
         self._marks: dict[int, int] = {}
         self._places = PLACES + (random.getrandbits(30) << 32)
+        self._adopted: int | None = None
 
     @property
     def end(self) -> int:
@@ -98,8 +106,14 @@ class EventLog:
         if rv > self.lost_rv:
             self._marks.setdefault(rv, self.end)
 
+    def adopt(self, rv: int) -> None:
+        """Let clients go on from `rv`: an agent before this one told it of the state that this log begins with."""
+        self._adopted = rv
+
     def position(self, rv: int) -> int | None:
         """Return where a client that has seen `rv` has to go on; None when that is not known (any more)."""
+        if rv == self._adopted:
+            return None if self._start else 0
         if rv < PLACES:
             return self._marks.get(rv)
         position = rv - self._places

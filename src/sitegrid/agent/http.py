@@ -81,6 +81,8 @@ class Connection(asyncio.Protocol):
         self._broken: Status | None = None
         self._keep_alive = True
         self._chunked = False
+        self._retired = False
+        self._used = False
         self.lost = asyncio.Event()
         self.started = False
         """Whether a response to the current request has begun."""
@@ -300,7 +302,8 @@ class Connection(asyncio.Protocol):
                     return
                 self.started = False
                 self._serving = request
-                self._keep_alive = request.keep_alive and not request.upgrade
+                self._keep_alive = request.keep_alive and not request.upgrade and not self._retired
+                self._used = True
                 await self._handler(request, self)
                 self._serving = None
                 if not self.started or not self._keep_alive or not await self._skip(request.body):
@@ -404,6 +407,13 @@ class Connection(asyncio.Protocol):
             raise Disconnected("the client does not read") from error
         if self._gone:
             raise Disconnected("the client is gone")
+
+    def retire(self) -> None:
+        """Answer what was asked, and close; what has been connected just now may still ask."""
+        self._retired = True
+        self._keep_alive = False
+        if self.resting and self._used and not self._gone:
+            self.transport.close()
 
     def abort(self) -> None:
         """Cut the client off at once."""

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from sitegrid.agent.disk import Disk
+from sitegrid.agent.eventlog import Place
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.node import NodeUnits, node_source_key
 from sitegrid.agent.patches import Patches
@@ -26,6 +27,8 @@ from sitegrid.wire.codec import Codec, Item
 from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.resources import ENDPOINTSLICES, Resource
 
+_TAKEN_OVER: Final = 5.0
+"""Seconds in which the clients of the agent before this one come back, and find what it has shown them at once."""
 LINGER: Final = 300.0
 """Seconds that a view is kept without a client: a client's restart must not cost a new list over the WAN."""
 MAX_VIEWS: Final = 64
@@ -37,9 +40,12 @@ class TooManyViews(Exception):
 
 
 class Hub:
-    """All sources and views of one agent."""
+    """All sources and views of one agent; `live` tells that the one before it has served until a moment ago."""
 
-    def __init__(self, node_name: str, upstream: Upstream, metrics: Metrics, disk: Disk | None = None) -> None:
+    def __init__(
+        self, node_name: str, upstream: Upstream, metrics: Metrics, disk: Disk | None = None, *, live: bool = False
+    ) -> None:
+        self._taken_over = asyncio.get_running_loop().time() + _TAKEN_OVER if live else 0.0
         self._upstream = upstream
         self._metrics = metrics
         self._disk = disk
@@ -78,6 +84,7 @@ class Hub:
             stored=self._disk.load(key),
             # After a relabelling what was kept for these units may be older than what clients have been shown since.
             resume=self._unit_changes < 2,
+            shown=asyncio.get_running_loop().time() < self._taken_over and self._disk.was_shown(key),
             keep=self._disk.keep,
         )
 
@@ -138,7 +145,8 @@ class Hub:
             self._make_room(key)
             if key.identity:
                 self._authorizations[key.identity] = authorization
-            view = View(key, self.node, self._acquire, self._release, self.patches)
+            left = self._disk.left(key.name) if self._disk is not None else None
+            view = View(key, self.node, self._acquire, self._release, self.patches, left)
             self._views[key] = view
             self._metrics.set("views", len(self._views))
         if key in self._timers:
@@ -177,6 +185,15 @@ class Hub:
         used = {key.identity for key in self._views}
         self._authorizations = {name: value for name, value in self._authorizations.items() if name in used}
         self._metrics.set("views", len(self._views))
+
+    def places(self) -> dict[str, Place]:
+        """Return what each view leaves to the next agent's; the sources must have ended."""
+        shown = [view for view in self._views.values() if view.ready and view.refusal is None]
+        return {view.key.name: view.place() for view in shown}
+
+    def shown_sources(self) -> list[SourceKey]:
+        """Return what is asked for at the moment and known."""
+        return [key for key, (source, _) in self._sources.items() if source.synced]
 
     def close(self) -> None:
         """End every source."""

@@ -1,6 +1,7 @@
 """Runs an agent: joins its parts, listens, and goes on until it is told to stop.
 
-Called by `sitegrid.agent.__main__`. Binds to loopback only, unless told otherwise in so many words: whoever reaches
+Called by `sitegrid.agent.__main__`. What listens is taken over from the agent before, if there is one, and handed to
+the next (`handover`). Binds to loopback only, unless told otherwise in so many words: whoever reaches
 the listener sees the node's endpoints without credentials. There are two listeners, a plain one and one with TLS:
 client-go does not send the token of its kubeconfig to a server with ``http://`` (client-go tools/clientcmd,
 IsConfigTransportTLS), so clients that need more than Services and EndpointSlices have to use the second. Held by
@@ -10,6 +11,7 @@ IsConfigTransportTLS), so clients that need more than Services and EndpointSlice
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -20,10 +22,11 @@ from typing import Any, Final, NamedTuple
 from sitegrid.agent import allocator
 from sitegrid.agent.credentials import Credentials, is_loopback
 from sitegrid.agent.disk import Disk
+from sitegrid.agent.handover import Handover, OccupiedError
 from sitegrid.agent.hosts import certificate_names
 from sitegrid.agent.hub import Hub
 from sitegrid.agent.metrics import Metrics
-from sitegrid.agent.reads import DEFAULT, parse_reads
+from sitegrid.agent.reads import DEFAULT, Reads, parse_reads
 from sitegrid.agent.server import Server
 from sitegrid.agent.upstream import Upstream, limit_tls_buffers
 
@@ -31,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 _CERTIFICATE_SECONDS: Final = 30.0
 """How often the certificate file is looked at."""
+_SCHEMES: Final = ("http", "https")
+"""What is spoken on the first and on the second address."""
 
 
 class AgentBroken(Exception):
@@ -108,83 +113,149 @@ def parse_listen(listen: str, *, allow_non_loopback: bool) -> tuple[str, int]:
     return host, int(port)
 
 
-async def serve(settings: Settings, stop: asyncio.Event, listening: asyncio.Future[list[int]] | None = None) -> None:
+async def serve(
+    settings: Settings,
+    stop: asyncio.Event,
+    listening: asyncio.Future[list[int]] | None = None,
+    handover: Handover | None = None,
+) -> bool:
     """Run until `stop`; `listening` gets the ports, the plain one first.
 
-    Raises `ListenError`, `ReadsError`, and `AgentBroken`.
+    When another agent takes over, stand by until `stop`. True tells that this one is wanted again, with what is left
+    open in `handover`: that one has ended, or this one is to begin anew. Raises `ListenError`, `ReadsError`, and
+    `AgentBroken`.
     """
+    if handover is None:
+        with contextlib.closing(Handover()) as handover:
+            return await serve(settings, stop, listening, handover)
     reads = parse_reads(settings.cache, secrets=settings.cache_secrets)
-    addresses = [settings.listen, *([settings.tls_listen] if settings.tls_listen else [])]
-    binds = [parse_listen(address, allow_non_loopback=settings.allow_non_loopback) for address in addresses]
+    listens = [settings.listen, *([settings.tls_listen] if settings.tls_listen else [])]
+    for listen in listens:
+        parse_listen(listen, allow_non_loopback=settings.allow_non_loopback)
     certificate = _ServerCertificate(settings.tls_certificate, settings.tls_key) if settings.tls_listen else None
     limit_tls_buffers()
     allocator.share_one_heap()
-    metrics = Metrics()
-    upstream = Upstream(settings.credentials)
-    disk = Disk(settings.data_dir, metrics) if settings.data_dir else None
-    upstream.start()
-    hub = Hub(settings.node_name, upstream, metrics, disk)
-    certified = (lambda: certificate.names) if certificate is not None else frozenset
-    server = Server(hub, upstream, metrics, reads, certified)
-    tasks: list[asyncio.Future[Any]] = []
-    if certificate is not None:
-        tasks.append(asyncio.ensure_future(certificate.follow()))
-    if disk is not None:
-        tasks.append(asyncio.ensure_future(disk.run(hub.source_keys, lambda: upstream.wan.up)))
-    listeners: list[asyncio.Server] = []
+    if settings.data_dir:
+        # From here on nobody else writes there, and who did has written all that it knew.
+        try:
+            await handover.begin(settings.data_dir)
+        except OccupiedError as error:
+            raise ListenError(str(error)) from error
+    handover.drop_others(map(_url, listens, _SCHEMES))
+    agent = _Agent(settings, reads, certificate, handover)
     try:
-        for (host, port), context in zip(
-            binds, (None, certificate.context if certificate is not None else None), strict=False
-        ):
-            listeners.append(await _listen(server, host, port, context))
-        ports = [listener.sockets[0].getsockname()[1] for listener in listeners]
-        _log.info(
-            "serving node %s on %s; API server %s; data directory %s; kept reads of %s",
-            settings.node_name,
-            " and ".join(f"{host}:{port}" for (host, _), port in zip(binds, ports, strict=True)),
-            settings.credentials.host_header,
-            settings.data_dir or "none, so a restart without the API server begins with nothing",
-            settings.cache or "nobody",
-        )
+        ports = await agent.listen(listens)
         if listening is not None:
             listening.set_result(ports)
+        await agent.run(stop)
+    finally:
+        await agent.close()
+    await handover.give(stop)
+    return not stop.is_set()
+
+
+def _url(listen: str, scheme: str) -> str:
+    """Return what an agent listens on, as it is told to the next one."""
+    return f"{scheme}://{listen}"
+
+
+class _Agent:
+    """The parts of a running agent."""
+
+    def __init__(
+        self, settings: Settings, reads: Reads, certificate: _ServerCertificate | None, handover: Handover
+    ) -> None:
+        self._settings = settings
+        self._handover = handover
+        self._context = certificate.context if certificate is not None else None
+        metrics = Metrics()
+        self._upstream = Upstream(settings.credentials)
+        self._disk = Disk(settings.data_dir, metrics) if settings.data_dir else None
+        self._upstream.start()
+        self._hub = Hub(settings.node_name, self._upstream, metrics, self._disk, live=handover.live)
+        certified = (lambda: certificate.names) if certificate is not None else frozenset
+        self._server = Server(self._hub, self._upstream, metrics, reads, certified)
+        self._listeners: list[asyncio.Server] = []
+        self._tasks: list[asyncio.Future[Any]] = []
+        if certificate is not None:
+            self._tasks.append(asyncio.ensure_future(certificate.follow()))
+        if self._disk is not None:
+            writing = self._disk.run(self._hub.source_keys, lambda: self._upstream.wan.up)
+            self._tasks.append(asyncio.ensure_future(writing))
+
+    async def listen(self, listens: list[str]) -> list[int]:
+        """Listen on these addresses, the second one with TLS; return the ports. Raises `ListenError`."""
+        ports = []
+        for listen, scheme in zip(listens, _SCHEMES, strict=False):
+            listeners = await self._listen(listen, scheme)
+            ports.append(listeners[0].sockets[0].getsockname()[1])
+            self._listeners += listeners
+        self._handover.watch()
+        _log.info(
+            "serving node %s on %s; API server %s; data directory %s; kept reads of %s",
+            self._settings.node_name,
+            " and ".join(f"{listen.rpartition(':')[0]}:{port}" for listen, port in zip(listens, ports, strict=True)),
+            self._settings.credentials.host_header,
+            self._settings.data_dir or "none, so a restart without the API server begins with nothing",
+            self._settings.cache or "nobody",
+        )
+        return ports
+
+    async def _listen(self, listen: str, scheme: str) -> list[asyncio.Server]:
+        url = _url(listen, scheme)
+        context = self._context if scheme == "https" else None
+        taken = self._handover.listening(url)
+        if taken:
+            return [await self._server.listen_on(sock, context) for sock in taken]
+        host, port = parse_listen(listen, allow_non_loopback=self._settings.allow_non_loopback)
+        try:
+            listener = await self._server.listen(host, port, context)
+        except OSError as error:
+            # asyncio's own text tells the address once more.
+            why = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
+            raise ListenError(f"cannot listen on {host}:{port}: {why}") from error
+        self._handover.keep(url, listener.sockets)
+        return [listener]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop`, or until the next agent asks. Raises `AgentBroken`."""
         # What is loaded now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        tasks.append(asyncio.ensure_future(allocator.keep_small()))
-        tasks.append(asyncio.ensure_future(stop.wait()))
-        await asyncio.wait([tasks[-1], hub.broken], return_when=asyncio.FIRST_COMPLETED)
-        if hub.broken.done():
+        self._tasks.append(asyncio.ensure_future(allocator.keep_small()))
+        self._tasks += [asyncio.ensure_future(event.wait()) for event in (stop, self._handover.wanted)]
+        await asyncio.wait([*self._tasks[-2:], self._hub.broken], return_when=asyncio.FIRST_COMPLETED)
+        if self._hub.broken.done():
             # A source that ended would leave its clients with what they have for ever (I6): a new process lists anew.
-            _log.critical("a fault of the agent's own, which ends it", exc_info=hub.broken.exception())
+            _log.critical("a fault of the agent's own", exc_info=self._hub.broken.exception())
             raise AgentBroken("a fault of the agent's own ended it, see its log; it has to be started again")
-        _log.info("ending, as told")
-    finally:
-        for listener in listeners:
+        _log.info("ending, as told" if stop.is_set() else "ending for the next agent")
+
+    async def close(self) -> None:
+        """End everything but the sockets that listen, and write what is known."""
+        self._handover.unwatch()
+        for listener in self._listeners:
             listener.close()
-        await server.close()
-        hub.close()
-        upstream.close()
-        for task in tasks:
+        broken = self._hub.broken.done()
+        self._hub.close()
+        # Nothing changes any more: what clients are told last is what is written.
+        sources, places = self._hub.shown_sources(), self._hub.places()
+        await self._server.end()
+        self._upstream.close()
+        for task in self._tasks:
             task.cancel()
-        if tasks:
+        if self._tasks:
             # What has changed lately is written now.
-            await asyncio.wait(tasks)
+            await asyncio.wait(self._tasks)
+        if self._disk is not None and not broken:
+            await self._disk.leave(sources, places)
 
 
-async def _listen(server: Server, host: str, port: int, context: ssl.SSLContext | None) -> asyncio.Server:
-    try:
-        return await server.listen(host, port, context)
-    except OSError as error:
-        # asyncio's own text tells the address once more.
-        why = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
-        raise ListenError(f"cannot listen on {host}:{port}: {why}") from error
-
-
-async def serve_until_signalled(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT. Raises as `serve` does."""
+async def serve_until_signalled(settings: Settings, handover: Handover) -> bool:
+    """Run until SIGTERM or SIGINT; SIGHUP has the agent begin anew. Returns and raises as `serve` does."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(settings, stop)
+    loop.add_signal_handler(signal.SIGHUP, handover.wanted.set)
+    return await serve(settings, stop, handover=handover)

@@ -11,6 +11,7 @@ real API server, ``tests/agent/test_conformance.py``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import re
 import secrets
@@ -166,12 +167,19 @@ class Watch:
         self._connection = connection
         self._metrics = metrics
         self._live = False
+        self._limit: asyncio.Timeout | None = None
         self.position = 0
 
     def fell_behind(self) -> None:
         """Cut the client off: it has to list anew (I6)."""
         self._metrics.add("slow_clients_total")
         self._connection.abort()
+
+    def end(self) -> None:
+        """End the watch as if its time were over."""
+        if self._limit is not None:
+            with contextlib.suppress(RuntimeError):  # it is
+                self._limit.reschedule(asyncio.get_running_loop().time())
 
     async def run(self) -> None:
         """Serve the watch to its end."""
@@ -187,7 +195,7 @@ class Watch:
                 await self._end_with(refusal.status)
                 return
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds) as self._limit:
                 await self._stream()
         except TimeoutError:
             if self._live and options.bookmarks and seconds > _SHORT:
@@ -238,6 +246,7 @@ class Watch:
         return True
 
     async def _end_with(self, status: Status) -> None:
+        self._metrics.add("refused_total", label=str(status.code))
         await self._connection.send(self._view.key.codec.render_error(status))
         await self._connection.finish()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Final
@@ -47,6 +48,8 @@ _MISDIRECTED: Final = Route(
     message="the Host header does not name this agent: ask it as localhost, by the address that it listens on, or by "
     "a name in the certificate of --tls-cert-file",
 )
+_END_SECONDS: Final = 1.0
+"""How long requests may take to be answered once the agent ends."""
 _OFFLINE_RETRY: Final = 5
 """Seconds until a request that the API server must answer is worth another try while that cannot be reached."""
 
@@ -68,12 +71,39 @@ class Server:
         self._upstream = upstream
         self._metrics = metrics
         self._connections: dict[Connection, None] = {}
+        self._watches: set[Watch] = set()
+        self._ending = False
 
     async def listen(self, host: str, port: int, context: ssl.SSLContext | None = None) -> asyncio.Server:
         """Accept connections on `host`:`port`, with TLS when there is a `context`. Raises OSError."""
-        return await asyncio.get_running_loop().create_server(
-            lambda: Connection(self.handle, self._metrics, self._connections, context), host, port, backlog=128
-        )
+        return await asyncio.get_running_loop().create_server(self._connection(context), host, port, backlog=128)
+
+    async def listen_on(self, sock: socket.socket, context: ssl.SSLContext | None = None) -> asyncio.Server:
+        """Accept connections on a socket that listens already."""
+        return await asyncio.get_running_loop().create_server(self._connection(context), sock=sock, backlog=128)
+
+    def _connection(self, context: ssl.SSLContext | None) -> Callable[[], Connection]:
+        return lambda: Connection(self.handle, self._metrics, self._connections, context)
+
+    async def end(self) -> None:
+        """End all watches where they are, and all else when it is answered, or after a second.
+
+        The listeners must be closed. A watch ends as it does when its time is over, with a bookmark: its client is to
+        come back at once, where a broken one would have it wait first (client-go tools/cache/reflector.go).
+        """
+        for _ in range(3):
+            await asyncio.sleep(0)  # A connection accepted just now is known after three turns of the loop.
+        self._ending = True
+        for watch in self._watches:
+            watch.end()
+        for connection in list(self._connections):
+            connection.retire()
+        losses = [asyncio.ensure_future(connection.lost.wait()) for connection in self._connections]
+        if losses:
+            await asyncio.wait(losses, timeout=_END_SECONDS)
+        for loss in losses:
+            loss.cancel()
+        await self.close()
 
     async def close(self) -> None:
         """Cut every client off, and return when their connections are gone."""
@@ -246,6 +276,8 @@ class Server:
     ) -> None:
         """Answer a LIST or WATCH; with an `identity` from what the API server shows that client."""
         assert route.resource is not None
+        if self._ending:
+            raise Answer(Status(503, "the agent ends, and another one begins", retry_after=1))
         options = list_options(parse_query(request.target.partition("?")[2]), watch_path=route.watch)
         fields = options.field_selector
         if route.name:
@@ -264,10 +296,13 @@ class Server:
         if not options.watch:
             await send_list(view, options, connection, self._metrics)
             return
+        watch = Watch(view, options, connection, self._metrics)
+        self._watches.add(watch)
         self._metrics.add("watchers")
         try:
-            await Watch(view, options, connection, self._metrics).run()
+            await watch.run()
         finally:
+            self._watches.discard(watch)
             self._metrics.add("watchers", -1)
 
 

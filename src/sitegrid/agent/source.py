@@ -128,7 +128,8 @@ class Source:
 
     `authorization` is the client's Authorization header where the key has an identity. `keep` is called when there is
     something new to be kept, or (not `synced`) when nothing may be kept any more. What was `stored` is the place to
-    `resume` from, or only what there is to show if the API server cannot be reached.
+    `resume` from, or only what there is to show if the API server cannot be reached. It is shown at once where it was
+    `shown` until a moment ago, by the agent before this one.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class Source:
         authorization: str = "",
         stored: Stored | None = None,
         resume: bool = True,
+        shown: bool = False,
         keep: Callable[[Source], None] = _keep_nothing,
     ) -> None:
         self.key = key
@@ -157,6 +159,7 @@ class Source:
         self._keep = keep
         self._kept_at = 0.0
         self._hidden = stored is not None
+        self._shown = shown
         self._missed = False
         self._current = stored is not None and resume
         self._streaming_lists = True
@@ -169,6 +172,8 @@ class Source:
         """Begin to list and watch in a task of the running loop; `broken` hears of a fault that ends it."""
         if self._upstream.wan.down:
             self._reveal()
+        elif self._shown:
+            asyncio.get_running_loop().call_soon(self._reveal)  # its listeners come after this
         self._kept_at = asyncio.get_running_loop().time()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"source {self.key.resource.plural}")
         if broken is not None:

@@ -21,12 +21,13 @@ Invariant: I1 (only slices of current units are in `items`). Held by ``tests/age
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
-from sitegrid.agent.eventlog import EventLog
+from sitegrid.agent.eventlog import EventLog, Place
 from sitegrid.agent.followed import Followed
 from sitegrid.agent.node import NodeUnits
 from sitegrid.agent.patches import PatchedServices, Patches
@@ -68,6 +69,12 @@ class ViewKey(NamedTuple):
     identity: str = ""
     """Whose credential is used for what is no grid's; empty for the agent's own (Services and EndpointSlices). With
     none, a view of Endpoints has those of grids only."""
+
+    @property
+    def name(self) -> str:
+        """Return a text that no other key has, in any agent."""
+        path = self.resource.path(self.namespace)
+        return "\n".join((path, self.labels, self.fields, self.codec.media_type, self.identity))
 
     @property
     def guarded(self) -> bool:
@@ -151,7 +158,10 @@ def _service_key(item: Item, labels: Mapping[str, str]) -> str:
 
 
 class View:
-    """What clients of one `ViewKey` see: `items`, once `ready`. Raises `SelectorError` for illegal selectors."""
+    """What clients of one `ViewKey` see: `items`, once `ready`. Raises `SelectorError` for illegal selectors.
+
+    `left` is what the view of an agent before this one has left: who has its state goes on from there.
+    """
 
     def __init__(
         self,
@@ -160,8 +170,10 @@ class View:
         acquire: Callable[[SourceKey], Source],
         release: Callable[[Source], None],
         patches: Patches | None = None,
+        left: Place | None = None,
     ) -> None:
         self.key = key
+        self._left = left
         self.items: dict[str, Item] = {}
         self.ready = False
         self.clients = 0
@@ -326,7 +338,26 @@ class View:
                 if item is not None:
                     self._remember(key, item)
             self._first_rv = self._newest_told_before()
+            if self._left is not None and self._left.digest == self._digest():
+                self.log.adopt(self._left.rv)
         self._wake()
+
+    def place(self) -> Place:
+        """Return what the view of a next agent needs to know for clients that were told everything up to now."""
+        return Place(self.expose_rv(), self._digest())
+
+    def _digest(self) -> bytes:
+        """Return what tells this state from any other.
+
+        What the API server wrote is known by its version; what is made here could be made otherwise by another agent.
+        """
+        digest = hashlib.sha256()
+        for key in sorted(self.items):
+            item = self.items[key]
+            made = item.raw if isinstance(item, _GridItem) else b""
+            digest.update(f"{key}\n{item.rv} {len(made)}\n".encode("utf-8", "surrogatepass"))
+            digest.update(made)
+        return digest.digest()
 
     def _newest_told_before(self) -> float:
         """Return the newest of the API server's resourceVersions that others than this view may have told a client.

@@ -26,7 +26,8 @@ def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
         "agent",
         help="run the node agent: the API server that kube-proxy and CoreDNS of one node are pointed at",
         description="Serve kube-proxy, CoreDNS and other endpoint consumers of one node with the endpoints of the "
-        "node's own units only; pass every other request through with the client's own credentials.",
+        "node's own units only; pass every other request through with the client's own credentials. SIGTERM ends it, "
+        "SIGHUP has it begin anew without refusing a connection.",
     )
     parser.add_argument(
         "--node-name",
@@ -71,7 +72,8 @@ def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
         "--data-dir",
         default="",
         metavar="DIR",
-        help="keep what is known here, so that the node can start while the API server cannot be reached",
+        help="keep what is known here, so that the node can start while the API server cannot be reached; an agent "
+        "that is started on the directory of a running one takes over from it",
     )
     parser.add_argument(
         "--cache",

@@ -64,8 +64,9 @@ def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
     node.add_argument("node", metavar="NODE")
     node.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="may be given several times")
     node.add_argument("--no-agent", action="store_true", help="add a stock node")
-    process = _verb(verbs, "process", "start, stop, restart or kill one process")
-    process.add_argument("action", metavar="start|stop|restart|kill", choices=["start", "stop", "restart", "kill"])
+    process = _verb(verbs, "process", "start, stop, restart, replace, reload or kill one process")
+    actions = ["start", "stop", "restart", "replace", "reload", "kill"]
+    process.add_argument("action", metavar="|".join(actions), choices=actions)
     process.add_argument("process", metavar="PROCESS", help="as `lab status` names it, such as kube-proxy@node12")
     _verb(verbs, "build", "build the control plane's programs, or check that they are there")
     every = _verb(verbs, "list", "list all labs of this user", named=False)

@@ -297,7 +297,10 @@ class Lab:
         self._ask({"verb": "set-agent", "node": node, "agent": agent})
 
     def process(self, name: str, action: str) -> None:
-        """``start``, ``stop``, ``restart`` or ``kill`` (it is started again, as after any crash) one process."""
+        """``start``, ``stop``, ``restart`` or ``kill`` (it is started again, as after any crash) one process.
+
+        An agent can also be told to ``reload``, or be made to ``replace`` itself: another one is started beside it.
+        """
         self._ask({"verb": "process", "name": name, "action": action})
 
     # --- inside ---

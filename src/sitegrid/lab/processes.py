@@ -87,6 +87,8 @@ class Process:
         """Held around `stop` and `start` by who calls them on request, so that requests do not mix."""
         self._reaper = reaper
         self._exited: asyncio.Future[int] | None = None
+        self._former: tuple[int, asyncio.Future[int]] | None = None
+        """Who was replaced and has not been ended."""
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -101,22 +103,34 @@ class Process:
 
     async def stop(self, *, by_force: bool = False) -> None:
         """End it, by force after `STOP_TIMEOUT` or at once; returns when it is gone."""
+        number = signal.SIGKILL if by_force else signal.SIGTERM
+        await self._end_former(number)
+        if await self._unsupervise() and self.pid is not None and self._exited is not None:
+            await _end(self.pid, self._exited, number)
+            self.pid = None
+
+    async def replace(self) -> None:
+        """Start another one beside it, to which it hands over; it stands by until the next `replace` or `stop`."""
+        await self._end_former(signal.SIGTERM)
+        if await self._unsupervise() and self.pid is not None and self._exited is not None:
+            self._former = self.pid, self._exited
+        self.pid = None
+        self.start()
+
+    async def _end_former(self, number: int) -> None:
+        former, self._former = self._former, None
+        if former is not None:
+            await _end(*former, number)
+
+    async def _unsupervise(self) -> bool:
+        """Start it no more when it ends; tell whether it was supervised."""
         task, self._task = self._task, None
         if task is None:
-            return
+            return False
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        exited = self._exited
-        if self.pid is None or exited is None:
-            return
-        self.signal(signal.SIGKILL if by_force else signal.SIGTERM)
-        try:
-            await asyncio.wait_for(asyncio.shield(exited), STOP_TIMEOUT)
-        except TimeoutError:
-            self.signal(signal.SIGKILL)
-            await exited
-        self.pid = None
+        return True
 
     def signal(self, number: int) -> None:
         """Send the signal `number`, if it runs. Its pid is ours until reaped, so it cannot hit another process."""
@@ -143,6 +157,17 @@ class Process:
             await asyncio.sleep(_RESTART_DELAYS[min(crashes, len(_RESTART_DELAYS) - 1)])
             crashes += 1
             self.restarts += 1
+
+
+async def _end(pid: int, exited: asyncio.Future[int], number: int) -> None:
+    """End a process with a signal, after `STOP_TIMEOUT` by force; returns when it is gone."""
+    if not exited.done():
+        os.kill(pid, number)
+    try:
+        await asyncio.wait_for(asyncio.shield(exited), STOP_TIMEOUT)
+    except TimeoutError:
+        os.kill(pid, signal.SIGKILL)
+        await exited
 
 
 def open_log(path: Path) -> BinaryIO:

@@ -119,10 +119,14 @@ async def _act(process: Process, action: str) -> None:
             case "restart":
                 await process.stop()
                 process.start()
+            case "replace":
+                await process.replace()
+            case "reload":
+                process.signal(signal.SIGHUP)
             case "kill":
                 process.signal(signal.SIGKILL)
             case _:
-                raise LabError(f"unknown action {action!r}: use start, stop, restart or kill")
+                raise LabError(f"unknown action {action!r}: use start, stop, restart, replace, reload or kill")
 
 
 def _labels(nodes: Mapping[str, Any] | None, member: Member) -> dict[str, str]:

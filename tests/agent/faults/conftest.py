@@ -813,6 +813,13 @@ class MemoryDisk:
         else:
             self._kept.pop(source.key, None)
 
+    def left(self, view: str) -> None:
+        """Say that no agent before this one has ended as it should."""
+
+    def was_shown(self, key: SourceKey) -> bool:
+        """Say so, too."""
+        return False
+
 
 class Simulation:
     """One site: API server, agent and clients, and the oracle over them."""

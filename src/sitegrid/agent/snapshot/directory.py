@@ -203,7 +203,7 @@ class Directory:
         """Run `change` on the open directory, one at a time: the last one called is the last on the disk."""
         with self._lock:
             try:
-                directory = self._open()
+                directory = open_directory(self.path)
                 try:
                     change(directory)
                 finally:
@@ -227,19 +227,6 @@ class Directory:
         if not told:
             _log.error("snapshots in %s cannot be written, the last ones stay: %s", self.path, message)
 
-    def _open(self) -> int:
-        """Return the directory's file descriptor, after making the directory or closing it to others."""
-        try:
-            directory = os.open(self.path, _OPEN)
-        except FileNotFoundError:
-            _make_directory(self.path)
-            directory = os.open(self.path, _OPEN)
-        # A volume's root may belong to another account; the files' own mode keeps them closed then.
-        with contextlib.suppress(OSError):
-            if stat.S_IMODE(os.fstat(directory).st_mode) & 0o077:
-                os.fchmod(directory, 0o700)
-        return directory
-
     def _replace(self, directory: int, document: Document) -> None:
         name = _file_name(document.name)
         sizes = _ours(directory)
@@ -248,7 +235,7 @@ class Directory:
         allowed = self.max_bytes if name in sizes else self.max_bytes - self.max_bytes // 4
         if (size := document.size) > allowed - others:
             raise TooLargeError(f"it has {size} bytes, others {others}, and {allowed} are allowed")
-        # Random, because for a moment of an upgrade two agents may write here.
+        # Random, because where a file system knows no locks two agents may write here for a moment.
         temporary = f"{name}.{secrets.token_hex(8)}.tmp"
         try:
             _write_file(directory, temporary, document)
@@ -258,6 +245,20 @@ class Directory:
                 os.unlink(temporary, dir_fd=directory)
             raise
         os.fsync(directory)
+
+
+def open_directory(path: str) -> int:
+    """Return the directory's file descriptor, after making the directory or closing it to others. Raises OSError."""
+    try:
+        directory = os.open(path, _OPEN)
+    except FileNotFoundError:
+        _make_directory(os.path.abspath(path))
+        directory = os.open(path, _OPEN)
+    # A volume's root may belong to another account; the files' own mode keeps them closed then.
+    with contextlib.suppress(OSError):
+        if stat.S_IMODE(os.fstat(directory).st_mode) & 0o077:
+            os.fchmod(directory, 0o700)
+    return directory
 
 
 def _write_file(directory: int, name: str, document: Document) -> None:

@@ -1,0 +1,107 @@
+"""Agents that begin again, under a real kube-proxy: how long its node follows nothing, and that no request is lost.
+
+A Service without a selector points to another address with every round, and a round has passed once the rules of the
+node have it. What is printed (``pytest -rP``) is the time from the action to that, the change having been made while
+the agent was on its way.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from sitegrid.lab.clients import wait_until
+from sitegrid.lab.lab import Lab
+from tests.support.faultsite import FAULTY, URL, FaultSite, check_nothing_happened, metrics, tell
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+ROUNDS = 6
+BEACON = """
+apiVersion: v1
+kind: Service
+metadata: {name: beacon}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: beacon, labels: {kubernetes.io/service-name: beacon}}
+addressType: IPv4
+endpoints: [{addresses: [172.29.0.1], conditions: {ready: true}}]
+ports: [{name: "", port: 80, protocol: TCP}]
+"""
+
+
+@pytest.fixture
+def beacon(site: FaultSite, lab: Lab) -> Iterator[FaultSite]:
+    """Run the Service whose address tells what the node's kube-proxy knows."""
+    for part in ("kube-proxy", "coredns", "kubelet"):
+        # Who lost an agent in another test may still wait, and come back with a place of long ago.
+        lab.process(f"{part}@{FAULTY}", "restart")
+    site.settle()
+    lab.kubectl("apply", "-f", "-", input=BEACON)
+    assert wait_until(lambda: follows(lab, "172.29.0.1"))
+    yield site
+    lab.kubectl("delete", "--wait=false", "-f", "-", input=BEACON)
+
+
+def follows(lab: Lab, address: str) -> bool:
+    """Tell whether the rules of the node have the address."""
+    rules = lab.run(FAULTY, ["nft", "list", "table", "ip", "kube-proxy"], capture_output=True, text=True).stdout
+    return f"{address} " in rules
+
+
+class Rounds:
+    """One after the other, each with an address of its own."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._number = 1
+
+    def one(self, action: str) -> float:
+        """Do it to the agent and change the Service; return the seconds until the node's rules follow."""
+        self._number += 1
+        address = f"172.29.{self._number // 200}.{self._number % 200 + 1}"
+        began = time.monotonic()
+        self._lab.process(f"agent@{FAULTY}", action)
+        patch = json.dumps({"endpoints": [{"addresses": [address], "conditions": {"ready": True}}]})
+        self._lab.kubectl("patch", "endpointslice", "beacon", "--type=merge", "-p", patch)
+        assert wait_until(lambda: follows(self._lab, address), seconds=150)
+        return time.monotonic() - began
+
+    def listed_anew(self) -> float:
+        """Return how many watches the agent that serves now could not go on with."""
+        return metrics(self._lab, FAULTY).get('refused_total{code="410"}', 0)
+
+    def settle(self) -> None:
+        """Return when every client has a watch that can be gone on with, and not only a list."""
+
+        def settled() -> bool:
+            self.one("reload")
+            return not self.listed_anew()
+
+        assert wait_until(settled)
+
+
+@pytest.mark.parametrize("action", ["reload", "replace", "restart", "kill"])
+def test_kube_proxy_follows(beacon: FaultSite, lab: Lab, action: str) -> None:
+    """Many times in a row, endpoints changing all the while: kube-proxy hears of every change, no request is lost.
+
+    Where the next agent takes over, each watch goes on where it was.
+    """
+    rounds = Rounds(lab)
+    rounds.settle()
+    seconds, listed_anew = [], []
+    with beacon.clients.sending([(FAULTY, URL)], beacon.clients.members("zone")) as seen:
+        for _ in range(ROUNDS):
+            seconds.append(rounds.one(action))
+            listed_anew.append(rounds.listed_anew())
+    tell(f"agent {action}", seen)
+    print(f"agent {action}, seconds until kube-proxy follows:", *(f"{value:.1f}" for value in seconds))
+    print(f"agent {action}, watches that had to be listed anew:", *listed_anew)
+    check_nothing_happened(seen)
+    if action in ("reload", "replace"):
+        assert not any(listed_anew)

@@ -275,6 +275,9 @@ async def test_states_that_arrive_together(objects: Any, last_counts: bool, told
     class Upstream:
         wan = Wan()
 
+        async def server(self, **more: Any) -> object:
+            return None
+
         async def ask(self, *args: Any, **more: Any) -> Reply:
             return _Recorded(b"\n".join(lines) + b"\n")
 

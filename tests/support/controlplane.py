@@ -44,6 +44,7 @@ class ApiServer:
         self.ca = directory / "certs" / "apiserver.crt"
         """What the API server's certificate is verified by; it makes it when it starts."""
         self.etcd_url = f"http://127.0.0.1:{free_port()}"
+        self._peer_url = f"http://127.0.0.1:{free_port()}"
         self._users = users
         self._arguments = arguments
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -59,20 +60,23 @@ class ApiServer:
             for token, (user, groups) in self._users.items()
         )
         (self.directory / "tokens.csv").write_text("".join(lines))
-        peer = f"http://127.0.0.1:{free_port()}"
+        self.start_etcd()
+        self.start_apiserver()
+        self.wait_until_ready()
+
+    def start_etcd(self) -> None:
+        """Start etcd (again)."""
         self.run(
             "etcd",
             f"--data-dir={self.directory / 'etcd-data'}",
             f"--listen-client-urls={self.etcd_url}",
             f"--advertise-client-urls={self.etcd_url}",
-            f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=default={peer}",
+            f"--listen-peer-urls={self._peer_url}",
+            f"--initial-advertise-peer-urls={self._peer_url}",
+            f"--initial-cluster=default={self._peer_url}",
             "--unsafe-no-fsync",
             "--log-level=error",
         )
-        self.start_apiserver()
-        self.wait_until_ready()
 
     def start_apiserver(self) -> None:
         """Start the API server (again)."""

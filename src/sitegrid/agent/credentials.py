@@ -16,7 +16,7 @@ import json
 import os
 import socket
 import ssl
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httptools
 
@@ -144,6 +144,25 @@ class Credentials:
         return context
 
 
+class Secured(ssl.SSLObject):
+    """A TLS connection to the API server."""
+
+    issuer: object = None
+    """What stands for the process whose session was offered."""
+    _server: object = None
+
+    @property
+    def server(self) -> object:
+        """What stands for the process at the other end, once the handshake is done: another one, another object.
+
+        Who resumes a session has the key of its ticket, which an API server makes when it starts and writes nowhere
+        (Go crypto/tls, Config.SessionTicketKey): so that is the process with which the session began.
+        """
+        if self._server is None:
+            self._server = self.issuer if self.session_reused else object()
+        return self._server
+
+
 class ResumingContext(ssl.SSLContext):
     """A TLS context whose connections resume the session of one before, which saves both certificates.
 
@@ -151,12 +170,12 @@ class ResumingContext(ssl.SSLContext):
     what it was verified with.
     """
 
-    _former: ssl.SSLObject | None = None
+    sslobject_class = Secured
+    _former: Secured | None = None
     _session: ssl.SSLSession | None = None
+    _issuer: object = None
 
-    def wrap_multiplexed(
-        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, server_hostname: str
-    ) -> ssl.SSLObject:
+    def wrap_multiplexed(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, server_hostname: str) -> Secured:
         """Begin a connection for which HTTP/2 is offered to the server; sessions are shared with the others."""
         self.set_alpn_protocols([HTTP2, _HTTP1])
         try:
@@ -171,15 +190,18 @@ class ResumingContext(ssl.SSLContext):
         server_side: bool = False,
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
-    ) -> ssl.SSLObject:
+    ) -> Secured:
         """Begin a connection; its session is looked for when the next one begins, since tickets come at any time."""
         if isinstance(server_hostname, str) and server_hostname.isascii():
             # Text would be encoded by Python's `idna`, which is half a megabyte of tables.
             server_hostname = server_hostname.encode()
         former = self._former.session if self._former is not None else None
-        if former is not None and former.has_ticket:
-            self._session = former
-        self._former = super().wrap_bio(incoming, outgoing, server_side, server_hostname, self._session)
+        if self._former is not None and former is not None and former.has_ticket:
+            self._session, self._issuer = former, self._former.server
+        self._former = cast(
+            Secured, super().wrap_bio(incoming, outgoing, server_side, server_hostname, self._session)
+        )
+        self._former.issuer = self._issuer
         return self._former
 
 

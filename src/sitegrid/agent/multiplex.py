@@ -167,6 +167,11 @@ class Link(asyncio.BufferedProtocol):
         return Http2()
 
     @property
+    def server(self) -> object:
+        """What stands for the process at the other end."""
+        return self._tls.server
+
+    @property
     def lasting(self) -> bool:
         """Tell whether requests are made here, if not now then once others are answered."""
         return self._transport is not None and not self._retired and not self._http.ending

@@ -13,6 +13,11 @@ missed, or cannot be reached.
 A source with an `identity` asks with a client's credential instead of the agent's, for that client only. When the API
 server refuses that credential, what it once gave for it is shown no more.
 
+A resourceVersion is a number, and API servers whose data were set back count it up again: it may come to stand for
+another history. That takes another process, and each connection tells whether it is one. Then the watch begins one
+event earlier, with the last one that is known: the API server has to tell that very event, or its history is another
+one and everything is listed anew.
+
 Invariant: between `synced` and the end of the process `objects` is a state that the API server once had, changed only
 by events and differences in order. Held by ``tests/agent/test_source.py``, ``tests/agent/test_offline.py``.
 """
@@ -52,6 +57,8 @@ _LOST_HISTORY: Final = (410, 504)
 _SETTLE: Final = 0.25
 """Seconds after the head of a watch for what it resumes with to arrive: lost history, or the events that were missed.
 The API server sends them at once and does not say where they end."""
+_PROOF: Final = 30.0
+"""Seconds for another API server to tell the last known event, which it has if it has the same history."""
 SILENCE: Final = 150.0
 """Seconds without a byte after which a watch is given up: bookmarks come about once a minute."""
 _LIST_SILENCE: Final = 60.0
@@ -70,6 +77,13 @@ class SourceKey(NamedTuple):
     """Whose credential it asks with (see `Disk.identity`), empty for the agent's own."""
     last_counts: bool = False
     """Whether of several states of an object that arrive together only the last one is told."""
+
+
+class _Event(NamedTuple):
+    """What an event was about, and its resourceVersion."""
+
+    key: str
+    rv: int
 
 
 class Stored(NamedTuple):
@@ -112,6 +126,10 @@ def _message(body: bytes) -> str:
 
 class _Expired(Exception):
     """The history that the watch should resume from is gone."""
+
+
+class _OtherHistory(Exception):
+    """The API server does not know the last event that it, or another one, has told."""
 
 
 def _ended(task: asyncio.Task[None], broken: Callable[[BaseException], None]) -> None:
@@ -162,6 +180,12 @@ class Source:
         self._shown = shown
         self._missed = False
         self._current = stored is not None and resume
+        self._server: object = None
+        """What stands for the API server's process that has told, or has proven to know, what is known here."""
+        self._asked: object = None
+        self._last = _newest(self.objects)
+        self._proof: _Event | None = None
+        self._proving = asyncio.timeout(None)
         self._streaming_lists = True
         self._incoming: dict[str, Item] | None = None
         self._untold: dict[str, None] = {}
@@ -206,7 +230,11 @@ class Source:
                 await self._once()
             except _Expired:
                 self._fail("expired")
+                self._lost_history()
+            except _OtherHistory:
+                self._fail("other history")
                 self._current = False
+                _log.warning("%s: the API server's data were set back; listing anew", self.key.resource.plural)
             except Refused as refusal:
                 self._refused(refusal)
             except (CodecError, FrameError) as error:
@@ -228,13 +256,20 @@ class Source:
             await self._upstream.wan.pause(random.uniform(self._pause / 2, self._pause))
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
+    def _lost_history(self) -> None:
+        """List anew; what was stored is first resumed from where it ended, if only its last event is too old."""
+        if self._proof is not None and self._server is None:
+            self._server = self._asked
+        else:
+            self._current = False
+
     def _fail(self, reason: str) -> None:
         self._metrics.add("upstream_failures_total", label=reason)
 
     def _refused(self, refusal: Refused) -> None:
         self._fail(f"refused {refusal.status}")
         if refusal.status in _LOST_HISTORY:
-            self._current = False
+            self._lost_history()
         # Each try is refused in the same words until somebody mends the account.
         told = self.refusal is not None and str(self.refusal) == str(refusal)
         _log.log(logging.DEBUG if told else logging.WARNING, "%s: %s", self.key.resource.plural, refusal)
@@ -252,6 +287,13 @@ class Source:
 
     async def _once(self) -> None:
         """Bring the state up to date and watch until the connection ends."""
+        self._asked = await self._upstream.server(as_agent=not self.key.identity)
+        self._proof = None
+        if self._shown or self._asked is None:
+            self._server = self._asked
+        elif self._current and self._server is not self._asked:
+            self._proof, self._current = self._last, self._last is not None
+        self._shown = False
         if not self._current and self._streaming_lists:
             try:
                 await self._watch(initial=True)
@@ -323,27 +365,35 @@ class Source:
         if initial:
             parameters |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
         else:
-            parameters["resourceVersion"] = str(self.rv)
+            parameters["resourceVersion"] = str(self.rv if self._proof is None else self._proof.rv - 1)
         exchange = await self._open(parameters, self._accept(self.key.codec.stream_media_type))
+        if await self._upstream.server(as_agent=not self.key.identity) is not self._asked:
+            exchange.close()
+            raise UpstreamError("the connection was lost")
         self.refusal = None
         settled = asyncio.get_running_loop().call_later(_SETTLE, self._reveal)
         frames = self.key.codec.frames()
         self._incoming = {} if initial else None
         try:
-            async for chunk in exchange.body(SILENCE):
-                self._metrics.add("upstream_bytes_total", len(chunk))
-                arrived = frames.feed(chunk)
-                self._metrics.add("upstream_events_total", len(arrived))
-                if self.key.last_counts and self._incoming is None:
-                    arrived = _last_states(arrived, self.key.codec)
-                try:
-                    for frame in arrived:
-                        self._apply(self.key.codec.change(frame))
-                finally:
-                    self._tell_late()
+            async with asyncio.timeout(_PROOF if self._proof is not None else None) as self._proving:
+                async for chunk in exchange.body(SILENCE):
+                    self._metrics.add("upstream_bytes_total", len(chunk))
+                    arrived = frames.feed(chunk)
+                    self._metrics.add("upstream_events_total", len(arrived))
+                    if self.key.last_counts and self._incoming is None and self._proof is None:
+                        arrived = _last_states(arrived, self.key.codec)
+                    try:
+                        for frame in arrived:
+                            self._apply(self.key.codec.change(frame))
+                    finally:
+                        self._tell_late()
             frames.close()
             if self._incoming is not None:
                 raise UpstreamError("the streaming list ended early")
+        except TimeoutError as error:
+            if not self._proving.expired():
+                raise
+            raise _OtherHistory from error
         finally:
             settled.cancel()
             self._incoming = None
@@ -357,6 +407,9 @@ class Source:
         if self._incoming is not None:
             self._apply_initial(change, self._incoming)
             return
+        if self._proof is not None:
+            self._prove(change, self._proof)
+            return
         self._pause = _FIRST_PAUSE
         self.rv = max(self.rv, change.rv)
         item = change.item
@@ -365,6 +418,7 @@ class Source:
             if asyncio.get_running_loop().time() > self._kept_at + _BOOKMARKED_SECONDS:
                 self._changed()
             return
+        self._last = _Event(item.key, change.rv)
         if change.type == "DELETED":
             self._untold.pop(item.key, None)
             self._tell_late()
@@ -378,6 +432,16 @@ class Source:
             self._tell(item.key, None)
             item.pack(self._packer)
         self._changed()
+
+    def _prove(self, change: Change, last: _Event) -> None:
+        """See whether the API server has told the `last` event that is known, as it was. Raises `_OtherHistory`."""
+        item, known = change.item, self.objects.get(last.key)
+        if item is None or (item.key, change.rv) != last:
+            raise _OtherHistory
+        if known is not None if change.type == "DELETED" else known is None or known.raw != item.raw:
+            raise _OtherHistory
+        self._proof, self._server = None, self._asked
+        self._proving.reschedule(None)
 
     def _rested(self, item: Item) -> Item:
         """Return an item of a complete list as it is kept: packed, and not a second time where it is there already.
@@ -408,6 +472,7 @@ class Source:
         known, self.objects = self.objects, found
         first = not self.synced
         self.synced = self.listed = self._current = True
+        self._server, self._last = self._asked, _newest(found)
         self._hidden = False
         self.refusal = None
         # A complete list is never older than what was known, unless the API server's data were set back.
@@ -419,7 +484,9 @@ class Source:
             if key not in found:
                 self._tell(key, item)
         for key, item in found.items():
-            if key not in known or known[key].rv != item.rv:
+            # Where the API server's data were set back, a version may have come to stand for something else.
+            before = known.get(key)
+            if before is None or (before is not item and (before.rv != item.rv or before.raw != item.raw)):
                 self._tell(key, None)
         self._progress()
         self._changed()
@@ -442,6 +509,12 @@ class Source:
             self._tell(key, None)
         if untold:
             self._changed()
+
+
+def _newest(objects: dict[str, Item]) -> _Event | None:
+    """Return the last event of which something is left."""
+    newest = max(objects.values(), key=lambda item: item.rv, default=None)
+    return _Event(newest.key, newest.rv) if newest is not None else None
 
 
 def _last_states(frames: list[bytes], codec: Codec) -> list[bytes]:

@@ -174,6 +174,14 @@ class Upstream:
                 self._late(patience, "it fell silent")
             await stream.head(timeout)
 
+    async def server(self, *, as_agent: bool) -> object:
+        """Return what stands for the API server's process that is asked next, None where that is not known.
+
+        It is known of shared connections only. Raises `UpstreamError`.
+        """
+        link = await self._shared(Link, as_agent=as_agent)
+        return link.server if link is not None else None
+
     async def ask(self, target: str, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> Reply:
         """GET `target` for a source: on the shared connection, where the API server speaks HTTP/2.
 

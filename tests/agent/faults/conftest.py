@@ -417,6 +417,9 @@ class Network:
         await wire.head(timeout)
         return wire
 
+    async def server(self, *, as_agent: bool) -> None:
+        """Say that it is not known which process answers."""
+
     async def ask(self, target: str, headers: Iterable[tuple[str, str]], *, as_agent: bool) -> Wire:
         """Connect and send a source's request, as `Upstream.ask` does."""
         return await self._request(target, headers, 10)

@@ -80,9 +80,9 @@ class Client:
         writer.close()
         return json.loads(body)
 
-    async def watch(self, rv: str) -> asyncio.StreamReader:
+    async def watch(self, rv: str, target: str = WATCH) -> asyncio.StreamReader:
         """Open a watch of slices from a resourceVersion."""
-        reader, _ = await self.open(WATCH + rv)
+        reader, _ = await self.open(target + rv)
         async with asyncio.timeout(20):
             assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
         return reader
@@ -179,6 +179,26 @@ async def test_what_changes_in_between_is_told(
     again = await client.watch(rv)
     told = {(kind, name) for kind, name, _ in await events(again, 3)}
     assert told == {("ADDED", "b"), ("MODIFIED", "web-zone.u1"), ("DELETED", "a")}
+    await first.end()
+
+
+async def test_clients_come_back_one_after_the_other(begin: Begin, client: Client, api: Any, objects: Any) -> None:
+    """Who comes after the first one's source has gone on is told what has changed since, as everybody."""
+    first = await begin()
+    selected = WATCH.replace("?", "?labelSelector=!made-up&")
+    readers = [await client.watch("0"), await client.watch("0", selected)]
+    for reader in readers:
+        await events(reader, 3)
+    await begin()
+    places = [(await events(reader))[0][2] for reader in readers]
+    early = await client.watch(places[0])
+    api.put(objects.slices, objects.plain("b", "10.9.0.2"))
+    api.put(objects.slices, objects.unit("zone.u1", "10.1.0.2"))
+    api.put(objects.slices, objects.plain("a", "10.9.0.3"))
+    wanted = {("ADDED", "b"), ("MODIFIED", "web-zone.u1"), ("MODIFIED", "a")}
+    assert {(kind, name) for kind, name, _ in await events(early, 3)} == wanted
+    late = await client.watch(places[1], selected)
+    assert {(kind, name) for kind, name, _ in await events(late, 3)} == wanted
     await first.end()
 
 

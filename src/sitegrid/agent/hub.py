@@ -20,15 +20,13 @@ from sitegrid.agent.eventlog import Place
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.node import NodeUnits, node_source_key
 from sitegrid.agent.patches import Patches
-from sitegrid.agent.source import Source, SourceKey
+from sitegrid.agent.source import TAKEN_OVER, Source, SourceKey
 from sitegrid.agent.upstream import Upstream
 from sitegrid.agent.view import View, ViewKey
 from sitegrid.wire.codec import Codec, Item
 from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.resources import ENDPOINTSLICES, Resource
 
-_TAKEN_OVER: Final = 5.0
-"""Seconds in which the clients of the agent before this one come back, and find what it has shown them at once."""
 LINGER: Final = 300.0
 """Seconds that a view is kept without a client: a client's restart must not cost a new list over the WAN."""
 MAX_VIEWS: Final = 64
@@ -45,7 +43,7 @@ class Hub:
     def __init__(
         self, node_name: str, upstream: Upstream, metrics: Metrics, disk: Disk | None = None, *, live: bool = False
     ) -> None:
-        self._taken_over = asyncio.get_running_loop().time() + _TAKEN_OVER if live else 0.0
+        self._taken_over = asyncio.get_running_loop().time() + TAKEN_OVER if live else 0.0
         self._upstream = upstream
         self._metrics = metrics
         self._disk = disk

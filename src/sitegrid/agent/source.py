@@ -57,6 +57,8 @@ _LOST_HISTORY: Final = (410, 504)
 _SETTLE: Final = 0.25
 """Seconds after the head of a watch for what it resumes with to arrive: lost history, or the events that were missed.
 The API server sends them at once and does not say where they end."""
+TAKEN_OVER: Final = 5.0
+"""Seconds in which the clients of the agent before this one come back, and go on from what it has shown them."""
 _PROOF: Final = 30.0
 """Seconds for another API server to tell the last known event, which it has if it has the same history."""
 SILENCE: Final = 150.0
@@ -178,6 +180,8 @@ class Source:
         self._kept_at = 0.0
         self._hidden = stored is not None
         self._shown = shown
+        self.taken_over: dict[str, Item] | None = None
+        """What the agent before this one has shown last, for as long as its clients may come back."""
         self._missed = False
         self._current = stored is not None and resume
         self._server: object = None
@@ -197,11 +201,16 @@ class Source:
         if self._upstream.wan.down:
             self._reveal()
         elif self._shown:
+            self.taken_over = dict(self.objects)
             asyncio.get_running_loop().call_soon(self._reveal)  # its listeners come after this
+            asyncio.get_running_loop().call_later(TAKEN_OVER, self._forget_taken_over)
         self._kept_at = asyncio.get_running_loop().time()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"source {self.key.resource.plural}")
         if broken is not None:
             self._task.add_done_callback(lambda task: _ended(task, broken))
+
+    def _forget_taken_over(self) -> None:
+        self.taken_over = None
 
     def stop(self) -> None:
         """End the task; `objects` stays as it is."""

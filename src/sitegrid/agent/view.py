@@ -331,16 +331,50 @@ class View:
         known = known and (self._patches is None or self._patches.ready)
         if not self.ready and known and not self._switching and all(s.synced for s in self._sources()):
             self.ready = True
-            if self.key.resource is ENDPOINTSLICES and self._services.source is not None:
-                self._closed.update(self._services.source.objects)
-            for key in {key for source in self._sources() for key in source.objects}:
-                item = self._visible(key)
-                if item is not None:
-                    self._remember(key, item)
+            if not self._take_over():
+                self._fill()
             self._first_rv = self._newest_told_before()
-            if self._left is not None and self._left.digest == self._digest():
-                self.log.adopt(self._left.rv)
         self._wake()
+
+    def _fill(self) -> None:
+        """Work out all that a client should see; go on for the clients of an agent before this one, if that is it."""
+        self._closed.clear()
+        if self.key.resource is ENDPOINTSLICES and self._services.source is not None:
+            self._closed.update(self._services.source.objects)
+        self.items.clear()
+        self._grid_keys.clear()
+        for key in {key for source in self._sources() for key in source.objects}:
+            item = self._visible(key)
+            if item is not None:
+                self._remember(key, item)
+        if self._left is not None and self._left.digest == self._digest():
+            self.log.adopt(self._left.rv)
+
+    def _take_over(self) -> bool:
+        """Begin with what the agent before this one has shown last, and log what has changed since.
+
+        Clients come back one after the other, and the first one's sources have gone on by then. False where that is
+        not known any more, or was another state than the view's.
+        """
+        if self._left is None or self.key.resource is ENDPOINTS:
+            return False
+        before = {source: source.taken_over for source in self._sources() if source.taken_over is not None}
+        now = {source: source.objects for source in before}
+        for source, objects in before.items():
+            source.objects = objects
+        try:
+            self._fill()
+        finally:
+            for source, objects in now.items():
+                source.objects = objects
+        if self.log.position(self._left.rv) is None:
+            return False
+        for source, objects in before.items():
+            keys = [key for key in {*objects, *now[source]} if objects.get(key) is not now[source].get(key)]
+            if source is self._services.source and self.key.resource is ENDPOINTSLICES:
+                keys = list(self._closing(keys))
+            self._refresh(sorted(keys))
+        return True
 
     def place(self) -> Place:
         """Return what the view of a next agent needs to know for clients that were told everything up to now."""

@@ -9,6 +9,7 @@ import pytest
 
 from sitegrid.cli.main import main
 from sitegrid.controller import process
+from sitegrid.grid.nodelimits import NodeLimits
 from sitegrid.lab.pki import write_kubeconfig
 
 
@@ -50,4 +51,31 @@ def test_node_port_range_that_is_none(
     """A range that cannot be is told with an example, and nothing starts."""
     assert main(["controller", f"--service-node-port-range={argument}"]) == 2
     words = f"error: --service-node-port-range {argument}: not a range of ports such as 30000-32767\n"
+    assert (settings, capsys.readouterr().err) == ([], words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "limits"),
+    [
+        ([], NodeLimits()),
+        (
+            ["--allowed-node-keys=topology.kubernetes.io/zone, node-restriction.kubernetes.io/*"],
+            NodeLimits(("topology.kubernetes.io/zone", "node-restriction.kubernetes.io/*")),
+        ),
+        (["--allow-no-execute-taints"], NodeLimits(no_execute=True)),
+    ],
+)
+def test_node_limits(settings: list[process.Settings], arguments: list[str], limits: NodeLimits) -> None:
+    """Nothing is allowed by default."""
+    assert main(["controller", *arguments]) == 0
+    assert [found.node_limits for found in settings] == [limits]
+
+
+@pytest.mark.parametrize("key", ["zone", "*", "kubernetes.io/*/x", "kubernetes.io/", "/x"])
+def test_node_key_that_is_none(
+    settings: list[process.Settings], capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    """A slip does not allow more than was meant."""
+    assert main(["controller", f"--allowed-node-keys={key}"]) == 2
+    words = f"error: --allowed-node-keys {key}: not a key such as topology.kubernetes.io/zone\n"
     assert (settings, capsys.readouterr().err) == ([], words)

@@ -288,6 +288,29 @@ def test_what_others_set_otherwise_stays(units: Units) -> None:
     units.wait_label(node, "yes", "more")
 
 
+def test_who_may_write_node_units_does_not_own_the_nodes(units: Units) -> None:
+    """No pod is evicted, no role and no restriction changes hands; the rest is set, the refusal is told."""
+    node = units.world.node("a")
+    before = _plain(units.node(node))
+    sets = {
+        "labels": {
+            "tier": "gold",
+            "node-role.kubernetes.io/control-plane": "x",
+            "node-restriction.kubernetes.io/site": "x",
+        },
+        "taints": [{"key": "gone", "effect": "NoExecute"}],
+    }
+    name = units.unit("hz", unit="hz", nodes=[node], setNode=sets)
+    message = units.wait_reason(name, "NodeKeyRefused")
+    assert message.startswith(
+        "setNode without labels node-restriction.kubernetes.io/site, node-role.kubernetes.io/control-plane; "
+        "taints gone:NoExecute: "
+    )
+    units.wait_label(node, "gold", "tier")
+    assert units.labels(node) == {**(before["labels"] or {}), units.world.key: "hz", "tier": "gold"}
+    assert _plain(units.node(node))["taints"] == before["taints"]
+
+
 def test_second_node_unit_of_a_unit_is_reported(units: Units) -> None:
     """There is one NodeUnit for a unit; the later one says so."""
     first = units.unit("one", unit="hz")

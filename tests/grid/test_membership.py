@@ -28,6 +28,7 @@ from sitegrid.grid.membership import (
     decide,
     joined_value,
 )
+from sitegrid.grid.nodelimits import NODE_KEY_REFUSED, NodeLimits
 from sitegrid.wire.labels import is_label_value
 
 
@@ -238,6 +239,61 @@ def test_node_of_two_units_that_a_group_takes_is_reported() -> None:
     decision = decide(node, declarers.claims(node), {}, ())
     assert [claim.value for claim in decision.won] == ["r1"]
     assert [(claim.value, problem.reason) for claim, problem in decision.lost] == [("hz", NODE_IN_OTHER_UNIT)]
+
+
+ZONE = "topology.kubernetes.io/zone"
+
+
+def _zoned(name: str, **labels: str) -> ObjectMeta:
+    return ObjectMeta(name=name, labels={ZONE: "hz", **labels})
+
+
+@pytest.mark.parametrize("members", [{"nodes": ["a", "b"]}, {"selector": _selector(region="east")}])
+def test_reserved_key_is_used_where_it_is_and_written_nowhere(members: dict[str, Any]) -> None:
+    """Nodes that carry it already are members by it, and get the rest; others are told, unless it is allowed."""
+    units = [_unit("hz", grid_uniq_key=ZONE, set_node=SetNode(labels={"tier": "gold"}), **members)]
+    has, lacks = _zoned("a", region="east"), ObjectMeta(name="b", labels={"region": "east"})
+    strict = Declarers(units, [])
+    found = decide(has, strict.claims(has), {}, strict.frozen)
+    assert [(claim.by_label, claim.sets.labels) for claim in found.won] == [(True, {"tier": "gold"})]
+    found = decide(lacks, strict.claims(lacks), {}, strict.frozen)
+    assert found.won == []
+    assert [problem.reason for _, problem in found.lost] == [NODE_KEY_REFUSED]
+    assert "--allowed-node-keys" in found.lost[0][1].message
+    told = Declarers(units, [], NodeLimits((ZONE,)))
+    found = decide(lacks, told.claims(lacks), {}, told.frozen)
+    assert [(claim.by_label, claim.value) for claim in found.won] == [(False, "hz")]
+
+
+def test_reserved_key_that_was_written_is_claimed_no_more() -> None:
+    """What an earlier version put there is no label of somebody else's: its node leaves, after the grace period."""
+    declarers = Declarers([_unit("hz", grid_uniq_key=ZONE, nodes=["a"], set_node=SetNode({"tier": "gold"}))], [])
+    node = _zoned("a")
+    found = decide(node, declarers.claims(node), {_owner("hz"): {ZONE: "hz"}}, declarers.frozen)
+    assert (found.won, [problem.reason for _, problem in found.lost]) == ([], [NODE_KEY_REFUSED])
+
+
+def test_groups_write_no_reserved_key_either() -> None:
+    """Neither from labels nor from other units."""
+    groups = [
+        _group("found", grid_uniq_key=ZONE, auto_find_node_keys=["rack"]),
+        _group("grouped", grid_uniq_key="kubernetes.io/hostname", selector=_selector(tier="gold")),
+    ]
+    declarers = Declarers([_unit("hz", labels={"tier": "gold"})], groups)
+    node = _node(rack="r1", zone="hz")
+    found = decide(node, declarers.claims(node), {}, declarers.frozen)
+    assert found.won == []
+    assert [problem.reason for _, problem in found.lost] == [NODE_KEY_REFUSED] * 2
+
+
+def test_refused_part_of_set_node_freezes_nothing() -> None:
+    """The NodeUnit goes on with all else; what is left out is no part of a circle either."""
+    sets = SetNode({"kubernetes.io/arch": "x", "tier": "gold"})
+    unit = _unit("hz", nodes=["n"], selector=_selector(**{"kubernetes.io/arch": "x"}), set_node=sets)
+    declarers = Declarers([unit], [])
+    assert [problem.reason for problem in declarers.told(_owner("hz"))] == [NODE_KEY_REFUSED]
+    assert not declarers.frozen
+    assert [claim.sets.labels for claim in declarers.claims(_node())] == [{"tier": "gold"}]
 
 
 _values = st.text("aB1-_.", min_size=1, max_size=70).filter(is_label_value)

@@ -57,6 +57,18 @@ def add_parser(subparsers: _SubParsersAction[Parser]) -> None:
         help="kube-apiserver's option of the same name, for node ports in a ServiceGrid's overrides "
         "(default: %(default)s)",
     )
+    parser.add_argument(
+        "--allowed-node-keys",
+        metavar="KEYS",
+        default="",
+        help="keys of kubernetes.io and k8s.io, separated by commas, that NodeUnits and NodeGroups may put on nodes; "
+        "one that ends in * stands for all that begin so (default: none)",
+    )
+    parser.add_argument(
+        "--allow-no-execute-taints",
+        action="store_true",
+        help="let NodeUnits put taints on nodes that evict pods",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     parser.set_defaults(run=run)
 
@@ -71,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     import asyncio
 
     from sitegrid.controller import process
+    from sitegrid.grid.nodelimits import NodeLimits
 
     log_to_stderr(verbose=args.verbose)
     settings = process.Settings(
@@ -79,10 +92,20 @@ def run(args: argparse.Namespace) -> int:
         leader_elect_namespace=args.leader_elect_namespace,
         metrics_address=_address(args.metrics_address),
         node_ports=_port_range(args.service_node_port_range),
+        node_limits=NodeLimits(_keys(args.allowed_node_keys), args.allow_no_execute_taints),
     )
     config = cluster_config(args)
     asyncio.run(process.run(config, settings))
     return 0
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    """Return the keys in `text`, each with a prefix, the last character of which may be ``*``."""
+    keys = tuple(filter(None, (part.strip() for part in text.split(","))))
+    for key in keys:
+        if re.fullmatch(r"[a-z0-9.-]+/([A-Za-z0-9_.-]*\*|[A-Za-z0-9_.-]+)", key) is None:
+            raise CommandError(f"--allowed-node-keys {key}: not a key such as topology.kubernetes.io/zone", 2)
+    return keys
 
 
 def _port_range(text: str) -> range:

@@ -36,6 +36,7 @@ from sitegrid.controller.unittriggers import NODE, UnitTriggers
 from sitegrid.controller.workloads import Workloads
 from sitegrid.controller.writer import Api, Writer
 from sitegrid.grid.kinds import SERVICE_KINDS
+from sitegrid.grid.nodelimits import STRICT, NodeLimits
 from sitegrid.grid.servicepatches import NODE_PORTS
 from sitegrid.kube.errors import ApiError, Unreachable
 from sitegrid.kube.queue import WorkQueue
@@ -70,6 +71,7 @@ class Manager:
         metrics: Metrics,
         *,
         node_ports: range = NODE_PORTS,
+        node_limits: NodeLimits = STRICT,
     ) -> None:
         self._cluster = cluster
         self._metrics = metrics
@@ -93,7 +95,7 @@ class Manager:
         # Writes of slices have their own share, so that they never wait behind a rollout's.
         self._slices = Slices(cluster, Writer(api, metrics, parallel=SLICE_WRITES), outcomes, patches, PodNames(api))
         unit_writer = Writer(api, metrics, parallel=UNIT_WORKERS)
-        self._memberships = Memberships(cluster, unit_writer)
+        self._memberships = Memberships(cluster, unit_writer, limits=node_limits)
         unit_statuses = Statuses(unit_writer, interval=UNIT_INTERVAL)
         self._node_units = NodeUnits(cluster, unit_writer, unit_statuses, reporter, self._memberships)
         self._unit_triggers = UnitTriggers(cluster, self._memberships)

@@ -21,6 +21,7 @@ from sitegrid.controller.retries import Retries
 from sitegrid.controller.writer import Writer
 from sitegrid.controller.written import Written
 from sitegrid.grid.membership import Declarers, Owner, decide
+from sitegrid.grid.nodelimits import STRICT, NodeLimits
 from sitegrid.grid.observed import Node
 from sitegrid.grid.problem import Problem
 from sitegrid.grid.setnode import (
@@ -51,18 +52,20 @@ class Memberships:
         cluster: Cluster,
         writer: Writer,
         *,
+        limits: NodeLimits = STRICT,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
         self._writer = writer
+        self._limits = limits
         self._now = now
         self._clock = clock
         self._nodes: Written[Node] = Written(cluster.nodes, clock=clock)
         self._declarers: Declarers | None = None
         self._retries: dict[str, Retries] = {}
         self._problems: dict[Owner, dict[str, Problem]] = {}
-        self._own_problems: dict[Owner, Problem] = {}
+        self._own_problems: dict[Owner, list[Problem]] = {}
         self._unseen: set[str] = set()
         self.changed: Callable[[Owner], None] = lambda owner: None
         """Called when the problems of an owner are others than before."""
@@ -83,19 +86,20 @@ class Memberships:
 
     def problems(self, owner: Owner) -> list[Problem]:
         """Return what is wrong with what an owner declares, in the order of the nodes."""
-        own = self.declarers().problems.get(owner)
+        own = self.declarers().told(owner)
         found = self._problems.get(owner, {})
-        return [*((own,) if own is not None else ()), *(found[node] for node in sorted(found))]
+        return [*own, *(found[node] for node in sorted(found))]
 
     def declarers(self) -> Declarers:
         """Return what is declared at present."""
         if self._declarers is None:
             cluster = self._cluster
-            found = Declarers(cluster.node_units.store.list(), cluster.node_groups.store.list())
+            found = Declarers(cluster.node_units.store.list(), cluster.node_groups.store.list(), self._limits)
             self._declarers, former = found, self._own_problems
-            self._own_problems = found.problems
-            for owner in former.keys() | found.problems.keys():
-                if former.get(owner) != found.problems.get(owner):
+            owners = found.problems.keys() | found.refusals.keys()
+            self._own_problems = {owner: found.told(owner) for owner in owners}
+            for owner in former.keys() | owners:
+                if former.get(owner) != self._own_problems.get(owner):
                     self.changed(owner)
         return self._declarers
 

@@ -17,6 +17,7 @@ from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.endpoint import serve
 from sitegrid.controller.manager import Manager
 from sitegrid.controller.metrics import Metrics
+from sitegrid.grid.nodelimits import STRICT, NodeLimits
 from sitegrid.grid.servicepatches import NODE_PORTS
 from sitegrid.kube.client import Client
 from sitegrid.kube.config import Config
@@ -42,6 +43,8 @@ class Settings:
     """Host and port of the endpoint, None for none."""
     node_ports: range = NODE_PORTS
     """kube-apiserver's --service-node-port-range."""
+    node_limits: NodeLimits = STRICT
+    """What NodeUnits may put on nodes."""
 
 
 async def run(config: Config, settings: Settings) -> None:
@@ -69,7 +72,9 @@ async def _work(client: Client, settings: Settings) -> None:
     metrics = Metrics()
     cluster = Cluster()
     recorder = EventRecorder(client, component=f"tkeedge.io/{NAME}", instance=settings.identity)
-    manager = Manager(cluster, client, recorder, metrics, node_ports=settings.node_ports)
+    manager = Manager(
+        cluster, client, recorder, metrics, node_ports=settings.node_ports, node_limits=settings.node_limits
+    )
     async with AsyncExitStack() as stack:
         if settings.metrics_address is not None:
             host, port = settings.metrics_address

@@ -9,7 +9,7 @@ Held by ``tests/grid/test_membership.py``.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import msgspec
@@ -18,6 +18,7 @@ from sitegrid.api.meta import ObjectMeta
 from sitegrid.api.nodeunits import LabelSelector, NodeGroup, NodeUnit, SetNode
 from sitegrid.grid.labelselector import LabelSelector as Matcher
 from sitegrid.grid.labelselector import parse_label_selector
+from sitegrid.grid.nodelimits import STRICT, NodeLimits
 from sitegrid.grid.nodeunits import UnitOfKey, seniority, speakers
 from sitegrid.grid.problem import Problem
 from sitegrid.wire.labels import MAX_LABEL_VALUE, hashed_name, is_label_value, label_value, looks_hashed
@@ -66,17 +67,25 @@ class Claim:
     """Whether the owner names this very node, rather than finding it."""
     by_label: bool = False
     """Whether the node is in the unit by a label that somebody else put on it; the owner leaves that label alone."""
+    refused: Problem | None = None
+    """Why the unit's label may not be put on the node; somebody else's may be there."""
 
 
 class Declarers:
-    """What all NodeUnits and NodeGroups together declare; never changes."""
+    """What all NodeUnits and NodeGroups together declare, within `limits`; never changes."""
 
-    def __init__(self, node_units: Iterable[NodeUnit], node_groups: Iterable[NodeGroup]) -> None:
-        units = [unit for unit in node_units if not unit.metadata.deletion_timestamp]
+    def __init__(
+        self, node_units: Iterable[NodeUnit], node_groups: Iterable[NodeGroup], limits: NodeLimits = STRICT
+    ) -> None:
+        alive = [unit for unit in node_units if not unit.metadata.deletion_timestamp]
         groups = [group for group in node_groups if not group.metadata.deletion_timestamp]
-        every: list[NodeUnit | NodeGroup] = [*units, *groups]
         self.problems: dict[Owner, Problem] = {}
         """The mistakes that are in the objects themselves, whatever the nodes are."""
+        self.refusals: dict[Owner, Problem] = {}
+        """What is left out of setNode, since it may not be put on nodes; all else counts."""
+        self._limits = limits
+        units = [self._limited(unit) for unit in alive]
+        every: list[NodeUnit | NodeGroup] = [*units, *groups]
         self.suspended = {Owner.of(unit) for unit in units if unit.spec.suspend}
         self.grace = {Owner.of(item): item.spec.removal.grace_period_seconds for item in every}
         self._by_node: dict[str, list[NodeUnit]] = {}
@@ -103,9 +112,18 @@ class Declarers:
         """The owners that change no node: suspended, or with a mistake that leaves open what they mean."""
         return self.suspended | self.problems.keys()
 
+    def told(self, owner: Owner) -> list[Problem]:
+        """Return what there is to tell of what an owner declares, whatever the nodes are; the worst first."""
+        found = (self.problems.get(owner), self.refusals.get(owner))
+        return [problem for problem in found if problem is not None]
+
     def claims(self, node: ObjectMeta) -> list[Claim]:
         """Return who wants the node in which unit, the most senior first."""
-        return sorted(self._claims(node), key=lambda claim: claim.seniority)
+        found = []
+        for claim in self._claims(node):
+            refused = None if claim.by_label else self._limits.refused_unit(claim.key, node.name)
+            found.append(claim if refused is None else replace(claim, refused=refused))
+        return sorted(found, key=lambda claim: claim.seniority)
 
     def _claims(self, node: ObjectMeta) -> Iterator[Claim]:
         named = self._by_node.get(node.name, [])
@@ -128,6 +146,14 @@ class Declarers:
                 if (value := node.labels.get(key, "")) in units:
                     yield _group_claim(group, value)
 
+    def _limited(self, unit: NodeUnit) -> NodeUnit:
+        """Return the NodeUnit without what may not be put on nodes, which is noted."""
+        sets, refusal = self._limits.within(unit.spec.set_node)
+        if refusal is None:
+            return unit
+        self.refusals[Owner.of(unit)] = refusal
+        return msgspec.structs.replace(unit, spec=msgspec.structs.replace(unit.spec, set_node=sets))
+
     def _add_unit(self, unit: NodeUnit, spoken: Mapping[UnitOfKey, NodeUnit]) -> None:
         spec, owner = unit.spec, Owner.of(unit)
         speaker = spoken[spec.grid_uniq_key, unit.unit]
@@ -135,10 +161,13 @@ class Declarers:
             message = f"NodeUnit {speaker.metadata.name} is for {spec.grid_uniq_key}={unit.unit} already; delete one"
             self.problems[owner] = Problem(UNIT_DECLARED_TWICE, message)
             return
-        sets = {spec.grid_uniq_key, *spec.set_node.labels}
+        sets = {*spec.set_node.labels}
+        reads: set[str] = set()
+        # A label that may not be put on nodes is found on them instead.
+        (reads if self._limits.is_reserved(spec.grid_uniq_key) else sets).add(spec.grid_uniq_key)
         if spec.selector is not None:
             selector = _parsed(spec.selector)
-            reads = {requirement.key for requirement in selector.requirements}
+            reads |= {requirement.key for requirement in selector.requirements}
             if not self._flows(owner, reads, sets):
                 return
             self._add_selector(unit, selector)
@@ -229,10 +258,13 @@ def decide(
     decision = Decision([], [], set())
     by_key: dict[str, list[Claim]] = {}
     for claim in claims:
-        if claim.by_label:
+        if claim.by_label or claim.refused is not None:
             # A label that it has put there itself is none of somebody else's: the node was dropped, and is leaving.
-            if claim.key not in held.get(claim.owner, {}):
-                decision.won.append(claim)
+            if node.labels.get(claim.key) == claim.value and claim.key not in held.get(claim.owner, {}):
+                if claim.sets != SetNode():
+                    decision.won.append(replace(claim, by_label=True))
+            elif claim.refused is not None:
+                decision.lost.append((claim, claim.refused))
         else:
             by_key.setdefault(claim.key, []).append(claim)
     for key, contest in by_key.items():

@@ -18,6 +18,7 @@ from sitegrid.controller.reporter import Reporter
 from sitegrid.controller.statuses import Statuses
 from sitegrid.controller.unittriggers import UnitTriggers
 from sitegrid.controller.writer import Writer
+from sitegrid.grid.nodelimits import STRICT, NodeLimits
 from sitegrid.grid.observed import Node
 from sitegrid.kube.errors import ApiError
 from tests.support.fakeapi import FakeApi, Manifest
@@ -38,10 +39,10 @@ class Keys:
 class Units(Life):
     """A life that works on nodes, NodeUnits and NodeGroups."""
 
-    def __init__(self, api: FakeApi, start: float = 0.0) -> None:
+    def __init__(self, api: FakeApi, start: float = 0.0, limits: NodeLimits = STRICT) -> None:
         super().__init__(api, start)
         cluster, writer = self.cluster, Writer(api, Metrics())
-        self.memberships = Memberships(cluster, writer, now=self.now, clock=self.time)
+        self.memberships = Memberships(cluster, writer, limits=limits, now=self.now, clock=self.time)
         statuses = Statuses(writer, interval=MIN_INTERVAL, clock=self.time)
         self.node_units = NodeUnits(
             cluster, writer, statuses, Reporter(self.recorder), self.memberships, now=self.now
@@ -199,4 +200,4 @@ def scene() -> Scene:
 @pytest.fixture
 def new_life() -> Callable[..., Units]:
     """Return a function that starts a controller on a scene's API."""
-    return lambda scene, start=0.0: Units(scene.api, start)
+    return lambda scene, start=0.0, limits=STRICT: Units(scene.api, start, limits)

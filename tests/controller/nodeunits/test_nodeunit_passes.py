@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sitegrid.grid.nodelimits import NodeLimits
 from sitegrid.kube.errors import ApiError
 from tests.support.lives import crash_after_every_write
 
@@ -35,7 +36,7 @@ def _declared(scene: Any) -> None:
         setNode={
             "labels": {"tier": "gold"},
             "annotations": {"note": "hi"},
-            "taints": [{"key": "edge", "effect": "NoExecute"}],
+            "taints": [{"key": "edge", "effect": "NoSchedule"}],
         },
     )
     scene.group("sites", gridUniqKey="site", autoFindNodeKeys=["zone"])
@@ -194,7 +195,7 @@ async def test_declared_members_get_the_label(scene: Any, new_life: Make) -> Non
     for name in ("cloud", "free"):
         assert scene.labels(name).items() >= {"zone": "hz", "tier": "gold", "site": "hz"}.items()
     assert scene.labels("node21") == {"zone": "nu2", "site": "nu2"}
-    assert scene.api.of("nodes")["cloud"]["spec"]["taints"] == [{"key": "edge", "effect": "NoExecute"}]
+    assert scene.api.of("nodes")["cloud"]["spec"]["taints"] == [{"key": "edge", "effect": "NoSchedule"}]
     assert scene.api.of("nodeunits")["hz"]["status"]["nodes"] == ["cloud", "free"]
     assert scene.reason("nodeunits", "hz", "Ready") == "NodesReady"
 
@@ -224,7 +225,7 @@ async def test_deleted_node_unit_lets_go_after_its_grace_period(scene: Any, new_
     scene.unit(
         "hz",
         nodes=["a"],
-        setNode={"labels": {"tier": "gold"}, "taints": [{"key": "edge", "effect": "NoExecute"}]},
+        setNode={"labels": {"tier": "gold"}, "taints": [{"key": "edge", "effect": "NoSchedule"}]},
         removal={"gracePeriodSeconds": 60},
     )
     life = new_life(scene)
@@ -240,6 +241,98 @@ async def test_deleted_node_unit_lets_go_after_its_grace_period(scene: Any, new_
     assert after["a"][0] == before["a"][0]
     assert after["a"][2] == before["a"][2]
     assert not after["a"][1]
+
+
+_RESERVED = {
+    "labels": {"tier": "gold", "node-role.kubernetes.io/control-plane": "x"},
+    "annotations": {
+        "note": "hi",
+        "node.alpha.kubernetes.io/ttl": "0",
+        # Would say that the node's own taint was set by a NodeUnit that does not exist, and may be taken off.
+        "taints.nodeunit.tkeedge.io/ghost": '[["theirs","NoSchedule"]]',
+    },
+    "taints": [{"key": "edge", "effect": "NoExecute"}, {"key": "edge", "effect": "NoSchedule"}],
+}
+_ALL = NodeLimits(("*",), no_execute=True)
+
+
+async def test_reserved_keys_and_evicting_taints_are_refused(scene: Any, new_life: Make) -> None:
+    """They are left out and told, in a condition and one event; the rest is done, and other NodeUnits go on."""
+    scene.node("a", taints=[{"key": "theirs", "effect": "NoSchedule"}])
+    scene.node("b")
+    scene.unit("hz", nodes=["a"], setNode=_RESERVED)
+    scene.unit("bj", nodes=["b"], setNode={"labels": {"tier": "silver"}})
+    life = new_life(scene)
+    await life.until_rest()
+    labels, annotations, taints = scene.result()["nodes"]["a"]
+    assert labels == {"zone": "hz", "tier": "gold"}
+    assert {key for key in annotations if ".tkeedge.io/" not in f".{key}"} == {"note"}
+    assert taints == [{"key": "theirs", "effect": "NoSchedule"}, {"key": "edge", "effect": "NoSchedule"}]
+    assert scene.labels("b") == {"zone": "bj", "tier": "silver"}
+    assert scene.reason("nodeunits", "hz") == "NodeKeyRefused"
+    assert scene.reason("nodeunits", "bj") == "AsExpected"
+    ((reason, note),) = life.recorder.events
+    assert reason == "NodeKeyRefused"
+    assert "edge:NoExecute" in note
+    scene.unit("hz", nodes=["a"], setNode={"labels": {"tier": "gold"}})
+    await life.until_rest()
+    assert scene.reason("nodeunits", "hz") == "AsExpected"
+
+
+async def test_what_was_set_before_it_was_refused_is_taken_back(scene: Any, new_life: Make) -> None:
+    """By a controller that was told otherwise, or an earlier version: at once, as any change of setNode."""
+    scene.node("a", taints=[{"key": "theirs", "effect": "NoSchedule"}], region="east")
+    sets = {
+        "labels": {"tier": "gold", "topology.kubernetes.io/zone": "z"},
+        "annotations": {"x.k8s.io/note": "y"},
+        "taints": [{"key": "edge", "effect": "NoExecute"}, {"key": "node.kubernetes.io/x", "effect": "NoSchedule"}],
+    }
+    scene.unit("hz", nodes=["a"], setNode=sets)
+    before = new_life(scene, limits=_ALL)
+    await before.until_rest()
+    assert scene.reason("nodeunits", "hz") == "AsExpected"
+    assert len(scene.result()["nodes"]["a"][2]) == 3
+    await new_life(scene, before.clock).until_rest()
+    labels, annotations, taints = scene.result()["nodes"]["a"]
+    assert labels == {"region": "east", "zone": "hz", "tier": "gold"}
+    assert "x.k8s.io/note" not in annotations
+    assert taints == [{"key": "theirs", "effect": "NoSchedule"}]
+    assert scene.reason("nodeunits", "hz") == "NodeKeyRefused"
+
+
+async def test_reserved_unit_label_that_was_set_goes_after_the_grace_period(scene: Any, new_life: Make) -> None:
+    """A site is not emptied by an upgrade (I5): there is time to tell the controller otherwise."""
+    key = "topology.kubernetes.io/zone"
+    scene.node("a")
+    scene.node("b", **{key: "hz"})
+    scene.unit("hz", gridUniqKey=key, nodes=["a", "b"], setNode={"labels": {"tier": "gold"}})
+    before = new_life(scene, limits=_ALL)
+    await before.until_rest()
+    assert scene.labels("a") == {key: "hz", "tier": "gold"}
+    after = new_life(scene, before.clock)
+    await after.until_rest()
+    assert scene.labels("a") == {key: "hz", "tier": "gold"}
+    assert scene.reason("nodeunits", "hz") == "NodeKeyRefused"
+    assert scene.api.of("nodeunits")["hz"]["status"]["leavingNodes"] == 1
+    told = new_life(scene, after.clock, limits=_ALL)
+    await told.until_rest()
+    assert scene.api.of("nodeunits")["hz"]["status"]["leavingNodes"] == 0
+    last = new_life(scene, told.clock)
+    await last.until_rest()
+    await last.later(600)
+    assert scene.labels("a") == {}
+    assert scene.labels("b") == {key: "hz", "tier": "gold"}
+
+
+async def test_group_of_a_reserved_key_is_told(scene: Any, new_life: Make) -> None:
+    """It writes the key as little as a NodeUnit does, and other groups go on."""
+    scene.node("a", rack="r1")
+    scene.group("zones", gridUniqKey="topology.kubernetes.io/zone", autoFindNodeKeys=["rack"])
+    scene.group("sites", gridUniqKey="site", autoFindNodeKeys=["rack"])
+    await new_life(scene).until_rest()
+    assert scene.labels("a") == {"rack": "r1", "site": "r1"}
+    assert scene.reason("nodegroups", "zones") == "NodeKeyRefused"
+    assert scene.reason("nodegroups", "sites") == "AsExpected"
 
 
 async def test_node_of_two_units_is_reported(scene: Any, new_life: Make) -> None:
@@ -335,7 +428,7 @@ async def test_refused_write_is_reported_and_spaced_out(scene: Any, new_life: Ma
     """A node that the API server does not let us change stops no other, and is tried ever more seldom."""
     scene.node("a")
     scene.node("b")
-    scene.unit("hz", nodes=["a", "b"], setNode={"taints": [{"key": "edge", "effect": "NoExecute"}]})
+    scene.unit("hz", nodes=["a", "b"], setNode={"taints": [{"key": "edge", "effect": "NoSchedule"}]})
     error = ApiError(403, "Forbidden", "not allowed to")
     scene.api.refuse = lambda what, name: error if (what, name) == (verb, "a") else None
     life = new_life(scene)
@@ -420,7 +513,7 @@ _steps = st.lists(st.sampled_from((*_events, *_users)), max_size=30)
 
 def _declare(scene: Any, declared: bool, nodes: list[str], tier: str) -> None:
     if declared:
-        taints = [{"key": "edge", "value": tier, "effect": "NoExecute"}]
+        taints = [{"key": "edge", "value": tier, "effect": "NoSchedule"}]
         spec = {"setNode": {"labels": {"tier": tier}, "taints": taints}, "removal": {"gracePeriodSeconds": 60}}
         scene.unit("hz", nodes=nodes, selector={"matchLabels": {"region": "east"}}, **spec)
     elif "hz" in scene.api.of("nodeunits"):

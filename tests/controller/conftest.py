@@ -181,6 +181,8 @@ class ControlPlane(ApiServer):
     def audited(self) -> list[Manifest]:
         """Return every write of the controller so far, but for its Lease, in the order in which they were received.
 
+        Dry runs are not among them, for they write nothing.
+
         Whatever has changed in the cluster when this is called is among them. The event that tells how a request
         ended is noted after the answer is out; the one of its receipt before anything is done, as the log blocks
         (k8s.io/apiserver/pkg/endpoints/filters/audit.go). So those received until now are waited for.
@@ -193,7 +195,8 @@ class ControlPlane(ApiServer):
             return all(self._audited[request] for request in received)
 
         wait_for(answered, "the controller's requests to be answered", dump=lambda: self.log("audit"))
-        return [event for request in received if (event := self._audited[request])]
+        events = [event for request in received if (event := self._audited[request])]
+        return [event for event in events if "dryRun=" not in event["requestURI"]]
 
     def _read_audit(self) -> None:
         path = self.directory / "audit.log"

@@ -67,9 +67,6 @@ def test_what_differs_in_a_unit_is_written_for_it_alone(world: Any, wait_for: An
     other = {"type": "NodePort", "ports": [{"port": 80, "nodePort": taken}]}
     metadata = {"name": "other", "namespace": world.namespace}
     world.plane.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": other})
-    # It remembers the cluster's node ports for some time: another grid's pass may have asked before that Service.
-    assert world.running.controller.stop() == 0
-    world.running.controller.start()
     rules = [
         {"units": {"names": ["one", "two"]}, "patch": {"externalIPs": ["10.1.1.1"], "nodePorts": {"80": taken}}},
         {"units": {"names": ["two"]}, "patch": {"annotations": {"site": "$(unit.name)"}, "nodePorts": {"80": free}}},
@@ -112,6 +109,87 @@ def test_what_differs_in_a_unit_is_written_for_it_alone(world: Any, wait_for: An
     assert found["service"]["metadata"]["annotations"]["site"] == "two"
     assert found["service"]["spec"]["ports"][0]["nodePort"] == free
     assert "# nothing is different here" in _explain(world, "sg/grid", "three").stdout
+
+
+def test_a_service_that_takes_an_overrides_node_port_is_told_at_once(world: Any, wait_for: Any) -> None:
+    """The API server gives the port away, for it knows of no patch; condition and event say so, until it is free."""
+    world.nodes("one")
+    port = 32103
+    template = {"type": "NodePort", "selector": {"app": "grid"}, "ports": [{"port": 80}]}
+    rule = {"units": {"names": ["one"]}, "patch": {"nodePorts": {"80": port}}}
+    world.plane.apply(world.service_grid(template=template, overrides=[rule]))
+
+    def patches() -> int:
+        return len(world.plane.objects("endpointslices", world.namespace, "tkeedge.io/service-patch,tkeedge.io/unit"))
+
+    wait_for(lambda: patches() == 1, "the patch", dump=world.dump)
+    metadata = {"name": "later", "namespace": world.namespace}
+    spec = {"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]}
+    world.plane.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
+    # Within the time of a test, which is less than that between two looks at everything.
+    condition = world.wait_condition("OverrideInvalid", type="Degraded", kind="sg")
+    assert f"{port} is taken by Service {world.namespace}/later" in condition["message"]
+    wait_for(lambda: patches() == 0, "the patch to go", dump=world.dump)
+
+    def told() -> bool:
+        events = world.plane.objects("events", world.namespace)
+        return any(item["reason"] == "OverrideInvalid" and item["regarding"]["name"] == "grid" for item in events)
+
+    wait_for(told, "the event", dump=world.dump)
+    world.plane.kubectl("delete", "service", "later", "-n", world.namespace)
+    wait_for(lambda: patches() == 1, "the patch to come back", dump=world.dump)
+    world.wait_condition("AsExpected", type="Degraded", kind="sg")
+
+
+def test_policies_have_a_say_in_what_differs_in_a_unit(world: Any, wait_for: Any) -> None:
+    """What one refuses is left out and told in its words; the rest and other units go on; nothing is written."""
+    world.nodes("one", "two")
+    name = f"no-external-ips-{world.namespace}"
+    rules = [
+        {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["services"]}
+    ]
+    only = {"matchLabels": {"kubernetes.io/metadata.name": world.namespace}}
+    policy = {
+        "matchConstraints": {"resourceRules": rules, "namespaceSelector": only},
+        "validations": [{"expression": "!has(object.spec.externalIPs)", "message": "no external addresses here"}],
+    }
+    binding = {"policyName": name, "validationActions": ["Deny"]}
+    group = "admissionregistration.k8s.io/v1"
+    try:
+        for kind, spec in (("ValidatingAdmissionPolicy", policy), ("ValidatingAdmissionPolicyBinding", binding)):
+            world.plane.apply({"apiVersion": group, "kind": kind, "metadata": {"name": name}, "spec": spec})
+        other = {"name": "other", "namespace": world.namespace}
+        service = {"apiVersion": "v1", "kind": "Service", "metadata": other}
+        service["spec"] = {"ports": [{"port": 80}], "externalIPs": ["10.1.1.9"]}
+
+        def refused() -> bool:
+            arguments = ("apply", "--dry-run=server", "-f", "-")
+            return bool(world.plane.kubectl(*arguments, manifest=service, check=False).returncode)
+
+        wait_for(refused, "the policy to be in force", dump=world.dump)
+        overrides = [
+            {"units": {"names": ["one"]}, "patch": {"externalIPs": ["10.1.1.1"], "annotations": {"a": "b"}}},
+            {"units": {"names": ["two"]}, "patch": {"annotations": {"a": "c"}}},
+        ]
+        world.plane.apply(world.service_grid(overrides=overrides))
+        condition = world.wait_condition("OverrideInvalid", type="Degraded", kind="sg")
+        assert condition["message"].startswith("unit one: patch.externalIPs: the API server refuses it: ")
+        assert "no external addresses here" in condition["message"]
+
+        def written() -> dict[str, Any]:
+            items = world.plane.objects("endpointslices", world.namespace, "tkeedge.io/service-patch,tkeedge.io/unit")
+            return {
+                item["metadata"]["labels"]["tkeedge.io/unit"]: json.loads(
+                    item["metadata"]["annotations"]["tkeedge.io/service-patch"]
+                )
+                for item in items
+            }
+
+        wanted = {f"{world.key}.one": {"annotations": {"a": "b"}}, f"{world.key}.two": {"annotations": {"a": "c"}}}
+        wait_for(lambda: written() == wanted, "the patches", dump=world.dump)
+    finally:
+        for kind in ("validatingadmissionpolicybindings", "validatingadmissionpolicies"):
+            world.plane.kubectl("delete", kind, name, "--ignore-not-found")
 
 
 def _explain(world: Any, *arguments: str) -> subprocess.CompletedProcess[str]:

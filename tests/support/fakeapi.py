@@ -45,6 +45,10 @@ class FakeApi:
         self.refuse: Callable[[str, str], ApiError | None] = lambda verb, name: None
         """What the API server says to a write, by verb and name; None lets it pass."""
         self.refused = 0
+        self.dry_runs: list[Manifest] = []
+        """What was asked by dry runs: the patches, with the metadata's fields beside the spec."""
+        self.admit: Callable[[Manifest], ApiError | None] = lambda obj: None
+        """What admission says to an object of a dry run; None lets it pass."""
         self._version = 0
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Manifest:
@@ -114,11 +118,26 @@ class FakeApi:
         owned[manager] = {*fields}
         self.put(plural, present)
 
-    async def patch(self, resource: Resource, name: str, patch: Manifest, namespace: str | None = None) -> Manifest:
-        """Merge patch, with its preconditions."""
-        self._may("patch", name)
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        patch: Manifest,
+        namespace: str | None = None,
+        *,
+        dry_run: bool = False,
+    ) -> Manifest:
+        """Merge patch, with its preconditions; a dry run is noted and changes nothing."""
         found = copy.deepcopy(self._found(resource.plural, name))
         metadata = patch["metadata"]
+        if dry_run:
+            assert metadata["uid"] == found["metadata"]["uid"]
+            self.dry_runs.append({key: value for key, value in patch.items() if key != "metadata"} | metadata)
+            self._may("dry-run", name)
+            if (error := self.admit(_merge_patch(found, patch))) is not None:
+                raise error
+            return found
+        self._may("patch", name)
         for field in ("uid", "resourceVersion"):
             if found["metadata"][field] != metadata[field]:
                 raise ApiError(409, "Conflict", f"{field} differs")

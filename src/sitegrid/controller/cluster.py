@@ -69,6 +69,9 @@ SOURCE: Final = "source"
 UNIT_SLICE: Final = "unit-slice"
 """Index: unit slices by the Service."""
 
+_HAS_NODE_PORTS: Final = "spec.type!=ClusterIP,spec.type!=ExternalName"
+"""Selects the Services of the types that have node ports (pkg/registry/core/service, SelectableFields)."""
+
 FIRST_NOTICE: Final = 3.0
 NEXT_NOTICE: Final = 30.0
 """Seconds until the log says (again) what is being waited for."""
@@ -161,6 +164,8 @@ class Cluster:
         """By the name of the kind."""
         self.service_grids = self.service_grid_stores[SERVICE.name]
         self.services: Written[Service] = Written(Store(), {OWNER: _owner}, clock=clock)
+        self.node_port_services: Store[Service] = Store()
+        """All Services of the cluster that may have node ports, whoever made them."""
         self.slices: Written[EndpointSlice] = Written(
             Store(), {SOURCE: _source, UNIT_SLICE: _unit_slice}, clock=clock
         )
@@ -175,6 +180,7 @@ class Cluster:
             Reflector(client, NODEGROUPS, self.node_groups.store, object_type=NodeGroup),
             Reflector(client, SERVICEGRIDS, self.service_grids.store, object_type=ServiceGrid),
             Reflector(client, SERVICES, self.services.store, object_type=Service, label_selector=GRID),
+            Reflector(client, SERVICES, self.node_port_services, object_type=Service, field_selector=_HAS_NODE_PORTS),
             Reflector(
                 client, ENDPOINTSLICES, self.slices.store, object_type=EndpointSlice, label_selector=GRID_UNIQ_KEY
             ),

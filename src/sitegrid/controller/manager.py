@@ -86,7 +86,7 @@ class Manager:
         outcomes = Outcomes()
         outcomes.listener = self._triggers.grid
         metrics.watch_fallbacks(outcomes.total)
-        patches = SitePatches(cluster, api, node_ports=node_ports)
+        patches = SitePatches(cluster, writer, reporter, node_ports=node_ports)
         patches.listener = self._triggers.slices
         self._services = {
             name: Services(kind, cluster, writer, statuses, reporter, outcomes, patches)

@@ -22,7 +22,7 @@ from sitegrid.controller.queues import GridKey, ServiceKey
 from sitegrid.controller.reporter import Reporter, refused_change
 from sitegrid.controller.resources import service_grid_resource
 from sitegrid.controller.retries import Retries, attempt
-from sitegrid.controller.sitepatches import FRESH, SitePatches
+from sitegrid.controller.sitepatches import SitePatches
 from sitegrid.controller.statuses import Statuses
 from sitegrid.controller.writer import Writer
 from sitegrid.grid.applied import Verdicts, annotated, applied_hash
@@ -38,7 +38,6 @@ from sitegrid.grid.service import (
     wanted_service,
     wanted_sites_service,
 )
-from sitegrid.grid.servicepatches import wants_node_ports
 from sitegrid.grid.sources import covers
 from sitegrid.grid.status import listed, service_status
 from sitegrid.kube.resources import SERVICES
@@ -124,9 +123,7 @@ class Services:
             now=self._now(),
         )
         wake = await self._statuses.write(self._resource, self._grids, grid, report.status, moving=report.moving)
-        # Nothing tells that a node port became free.
-        retry = FRESH if patches.problems and wants_node_ports(grid) else None
-        times = (wake or None, memory.retries.next_due(), retry)
+        times = (wake or None, memory.retries.next_due())
         return min((seconds for seconds in times if seconds is not None), default=None)
 
     def _endpoints(self, grid: ServiceGrid) -> Mapping[str, EndpointCount] | None:

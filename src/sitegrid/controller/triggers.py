@@ -20,7 +20,7 @@ from sitegrid.grid.kinds import SERVICE_KINDS, WORKLOAD_KINDS, owner_kind
 from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
 from sitegrid.grid.reachability import reach_of
 from sitegrid.grid.service import is_closed
-from sitegrid.grid.servicepatches import wants_node_ports
+from sitegrid.grid.servicepatches import node_ports_of, wants_node_ports
 from sitegrid.grid.slices import is_unit_slice
 from sitegrid.grid.sources import is_source, source_service
 from sitegrid.wire.labels import GRID, SITES_OF, UNIT_SERVICE_NAME, label_value
@@ -53,6 +53,7 @@ class Triggers:
         for kind, service_grids in cluster.service_grid_stores.items():
             service_grids.store.add_handler(partial(self._service_grid, kind))
         cluster.services.store.add_handler(self._service)
+        cluster.node_port_services.add_handler(self._node_ports)
         cluster.slices.store.add_handler(self._slice)
 
     def add_all(self) -> None:
@@ -126,8 +127,16 @@ class Triggers:
         if any(wants_node_ports(state) for state in (old, new) if state is not None):
             self._rivals()
 
+    def _node_ports(self, old: Service | None, new: Service | None) -> None:
+        """Look at who wants node ports in some units when any Service got or gave up one."""
+        before, after = (node_ports_of(service) if service is not None else set() for service in (old, new))
+        if before != after:
+            self._rivals()
+
     def _rivals(self) -> None:
-        """Add all that want node ports in some units: one of them wants others than before."""
+        """Add all that want node ports in some units: others have other ones than before, or want them."""
+        if self.queues is None:
+            return
         for kind, service_grids in self._cluster.service_grid_stores.items():
             for grid in service_grids.store.list():
                 if self.queues is not None and wants_node_ports(grid):

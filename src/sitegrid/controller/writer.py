@@ -47,7 +47,15 @@ class Api(Protocol):
     ) -> Manifest:
         """Server-side apply."""
 
-    async def patch(self, resource: Resource, name: str, patch: Manifest, namespace: str | None = None) -> Manifest:
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        patch: Manifest,
+        namespace: str | None = None,
+        *,
+        dry_run: bool = False,
+    ) -> Manifest:
         """Merge patch."""
 
     async def delete(
@@ -124,6 +132,18 @@ class Writer:
         patch = {**patch, "metadata": {**patch.get("metadata", {}), **observed}}
         return await self._counted(
             resource, "patch", self._api.patch(resource, metadata.name, patch, metadata.namespace or None)
+        )
+
+    async def dry_run(self, resource: Resource, metadata: ObjectMeta, patch: Manifest) -> None:
+        """Have the API server check what `patch` would make of an object, if it still has its uid; nothing is stored.
+
+        Counted by a verb of its own, for it is no write.
+        """
+        patch = {**patch, "metadata": {**patch.get("metadata", {}), "uid": metadata.uid}}
+        await self._counted(
+            resource,
+            "dry-run",
+            self._api.patch(resource, metadata.name, patch, metadata.namespace or None, dry_run=True),
         )
 
     async def release_replicas(self, resource: Resource, manifest: Manifest, uid: str, replicas: int) -> None:

@@ -106,6 +106,12 @@ def wants_node_ports(grid: ServiceGrid) -> bool:
     return any(override.patch.node_ports for override in grid.spec.overrides)
 
 
+def node_ports_of(service: Service) -> set[int]:
+    """Return the node ports that the API server gave to a Service."""
+    numbers = (*(port.node_port for port in service.spec.ports), service.spec.health_check_node_port)
+    return {number for number in numbers if number}
+
+
 class _Overrides:
     """The overrides of one grid."""
 

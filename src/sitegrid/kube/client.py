@@ -178,11 +178,13 @@ class Client:
         namespace: str | None = None,
         *,
         subresource: str | None = None,
+        dry_run: bool = False,
     ) -> Object:
-        """Apply a JSON merge patch (RFC 7386)."""
+        """Apply a JSON merge patch (RFC 7386); as a `dry_run` it is only checked, and nothing is stored."""
         return await self.request(
             "PATCH",
             resource.path(namespace, name, subresource),
+            params=_params(dryRun="All" if dry_run else ""),
             body=patch,
             headers={"Content-Type": "application/merge-patch+json"},
         )

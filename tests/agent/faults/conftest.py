@@ -870,7 +870,8 @@ class Simulation:
         request = Request(Body(lambda on: None))
         request.body.end()
         request.method, request.target = "GET", target
-        request.headers = [(b"host", b"localhost"), (b"accept", (PROTOBUF if binary else "application/json").encode())]
+        accept = PROTOBUF if binary else "application/json"
+        request.headers = [(b"host", b"localhost"), (b"accept", accept.encode())]
         if connection.client is not None:
             request.headers.append((b"user-agent", b"reflector"))
         connection.watched_by(self)

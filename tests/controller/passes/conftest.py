@@ -24,6 +24,7 @@ from sitegrid.controller.workloads import Workloads
 from sitegrid.controller.writer import Writer
 from sitegrid.grid.kinds import SERVICE
 from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
+from sitegrid.grid.servicepatches import NODE_PORT_TYPES
 from sitegrid.kube.errors import ApiError
 from tests.support.fakeapi import NAMESPACE, FakeApi, Manifest
 from tests.support.lives import Life
@@ -53,13 +54,21 @@ class Controller(Life):
             name: Workloads(stores.kind, cluster, writer, statuses, reporter, api, now=self.now, clock=self.time)
             for name, stores in cluster.workloads.items()
         }
-        self.outcomes, self.patches = Outcomes(), SitePatches(cluster, api, clock=self.time)
+        self.outcomes = Outcomes()
+        self.patches = SitePatches(cluster, writer, reporter, clock=self.time)
         self.services = Services(
             SERVICE, cluster, writer, statuses, reporter, self.outcomes, self.patches, now=self.now, clock=self.time
         )
         self.evictions = Evictions(cluster, api, writer, reporter, now=self.now)
         pods = PodNames(api)
         self.slices = Slices(cluster, writer, self.outcomes, self.patches, pods, now=self.now, clock=self.time)
+
+    def sync(self, *plurals: str) -> None:
+        """Let the stores (these, or all) see what the API has."""
+        super().sync(*plurals)
+        if not plurals or "services" in plurals:
+            known = self.cluster.services.store.list()
+            self.cluster.node_port_services.replace([item for item in known if item.spec.type in NODE_PORT_TYPES])
 
     async def one_pass(self) -> None:
         """Pass once over everything that the stores have."""

@@ -6,8 +6,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from sitegrid.api.meta import ManagedMeta
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey
 from sitegrid.controller.triggers import Triggers
+from sitegrid.grid.observed import Service, ServicePort, ServiceSpec
 from tests.support.lives import crash_after_every_write
 
 Make = Callable[..., Any]
@@ -52,6 +56,10 @@ def _written(scene: Any, service: str = "web-svc") -> dict[str, Any]:
 def _degraded(scene: Any, name: str = "web") -> Any:
     conditions = scene.api.of("servicegrids")[name]["status"]["conditions"]
     return next(item for item in conditions if item["type"] == "Degraded")
+
+
+def _overridden(controller: Any) -> list[str]:
+    return [note for reason, note in controller.recorder.events if reason == "OverrideInvalid"]
 
 
 async def test_each_unit_has_its_own_patch_and_the_others_none(scene: Any, new_controller: Make) -> None:
@@ -120,26 +128,68 @@ async def test_a_node_port_of_another_service_is_refused_and_tried_again(scene: 
         "unit one: overrides[0]: patch.nodePorts.http: 31000 is taken by Service default/other: give another one "
         "(1 more unit has a problem)"
     )
-    assert await controller.services.reconcile(GRID) == 30.0
+    assert await controller.services.reconcile(GRID) is None
     del scene.api.objects["services", "other"]
-    controller.clock += 30
     await controller.until_rest()
     assert _written(scene).keys() == {"one", "two", "three"}
     assert _degraded(scene)["status"] == "False"
     assert await controller.services.reconcile(GRID) is None
 
 
-async def test_services_are_listed_for_node_ports_only_and_not_each_time(scene: Any, new_controller: Make) -> None:
-    """Other overrides need no list, and several passes share one."""
+async def test_a_service_that_takes_a_node_port_is_told_at_once(scene: Any, new_controller: Make) -> None:
+    """In the condition and one event; the unit's Service is without it, and gets it when it is free again."""
     _sites(scene)
-    _put(scene, _for("one", externalIPs=["10.1.1.1"]))
+    _put(scene, _for("one", nodePorts={"http": 31000}))
     controller = new_controller(scene)
     await controller.until_rest()
-    assert scene.api.lists == []
-    _put(scene, _for("one", nodePorts={"http": 31000}))
+    assert _written(scene).keys() == {"one"}
+    assert _overridden(controller) == []
+    triggers = Triggers(controller.cluster)
+    triggers.queues = queues = Queues()
+    later = {
+        "metadata": {"name": "later", "labels": {}},
+        "spec": {**TEMPLATE, "ports": [{"port": 1, "nodePort": 31000}]},
+    }
+    scene.api.put("services", later)
+    controller.sync("services")
+    assert GRID in {await queues.grids.get() for _ in range(len(queues.grids))}
     await controller.until_rest()
-    await controller.services.reconcile(GRID)
-    assert scene.api.lists == ["services "]
+    assert not _written(scene)
+    note = "unit one: overrides[0]: patch.nodePorts.http: 31000 is taken by Service default/later: give another one"
+    assert _degraded(scene)["message"] == note
+    assert _overridden(controller) == [note]
+    restarted = new_controller(scene, controller.clock)
+    await restarted.until_rest()
+    assert _overridden(restarted) == []
+    del scene.api.objects["services", "later"]
+    triggers = Triggers(restarted.cluster)
+    triggers.queues = queues = Queues()
+    restarted.sync("services")
+    assert GRID in {await queues.grids.get() for _ in range(len(queues.grids))}
+    await restarted.until_rest()
+    assert _written(scene).keys() == {"one"}
+    assert (_degraded(scene)["status"], _overridden(restarted)) == ("False", [])
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+async def test_node_ports_are_work_where_they_change_and_are_wanted(
+    scene: Any, new_controller: Make, wanted: bool
+) -> None:
+    """Whatever else changes of Services that have some is none."""
+    _sites(scene)
+    _put(scene, _for("one", **({"nodePorts": {"http": 31000}} if wanted else {"externalIPs": ["10.1.1.1"]})))
+    controller = new_controller(scene)
+    await controller.until_rest()
+    triggers = Triggers(controller.cluster)
+    triggers.queues = queues = Queues()
+    store = controller.cluster.node_port_services
+    for version, number, work in (("1", 31000, wanted), ("2", 31000, False), ("3", 31001, wanted)):
+        spec = ServiceSpec(type="NodePort", ports=[ServicePort(node_port=number)])
+        store.replace(
+            [Service(ManagedMeta(name="other", namespace="default", uid="u", resource_version=version), spec)]
+        )
+        assert {await queues.grids.get() for _ in range(len(queues.grids))} == ({GRID} if work else set())
+        queues.grids.done(GRID)
 
 
 async def test_of_two_grids_that_want_a_port_in_one_unit_the_older_has_it(scene: Any, new_controller: Make) -> None:

@@ -22,8 +22,7 @@ from sitegrid.grid.applied import annotated, applied_hash
 from sitegrid.grid.observed import EndpointSlice, Service
 from sitegrid.grid.service import sites_names, wanted_service, wanted_sites_service
 from sitegrid.grid.slices import wanted_slices
-from sitegrid.grid.sources import ENDPOINTSLICE_CONTROLLER
-from sitegrid.wire.labels import MANAGED_BY, SERVICE_NAME
+from sitegrid.wire.labels import ENDPOINTSLICE_CONTROLLER, MANAGED_BY, SERVICE_NAME
 
 Manifest = dict[str, Any]
 

@@ -36,6 +36,7 @@ from sitegrid.lab.pki import Authority
 from sitegrid.wire import protobuf
 from sitegrid.wire.frames import length_frame
 from sitegrid.wire.labels import (
+    ENDPOINTSLICE_CONTROLLER,
     GRID_UNIQ_KEY,
     HEADLESS,
     MANAGED_BY,
@@ -202,12 +203,15 @@ KINDS: Final = {
 }
 
 
+PLAIN: Final = {SERVICE_NAME: "plain", MANAGED_BY: ENDPOINTSLICE_CONTROLLER}
+
+
 def plain_slice(name: str, address: str, **labels: str) -> dict[str, Any]:
     """Return an EndpointSlice of no grid (or with any labels)."""
     return {
         "kind": "EndpointSlice",
         "apiVersion": "discovery.k8s.io/v1",
-        "metadata": {"name": name, "namespace": "default", "labels": labels or {SERVICE_NAME: "plain"}},
+        "metadata": {"name": name, "namespace": "default", "labels": labels or PLAIN},
         "addressType": "IPv4",
         "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
         "ports": [{"name": "", "port": 80, "protocol": "TCP"}],

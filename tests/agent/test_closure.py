@@ -320,13 +320,19 @@ async def test_services_that_stay_are_not_told_of_when_the_keys_change(site: Any
     assert await watch.summary(1) == [("DELETED", "web")]
 
 
-async def test_what_is_written_by_hand_for_a_grids_service_is_not_shown(site: Any, api: Any, objects: Any) -> None:
-    """A slice without our labels, as a mirror of written Endpoints, is no unit's while a grid has its Service."""
+@pytest.mark.parametrize("key", ["zone", "rack"])
+async def test_what_is_written_by_hand_for_a_grids_service_is_not_shown(
+    site: Any, api: Any, objects: Any, key: str
+) -> None:
+    """A slice without our labels, as a mirror of written Endpoints, is no unit's while a grid has its Service.
+
+    So it is where the node has the grid's key, and where it has not.
+    """
     written = {"kubernetes.io/service-name": "web"}
     api.put(objects.slices, objects.plain("early", "10.9.0.2", **written))
     names, watch = await site.list_and_watch(objects.slices)
     assert names == ["early", "plain", "web-zone.u1"]
-    api.put(objects.services, _grid_service("web", "zone"))
+    api.put(objects.services, _grid_service("web", key))
     assert await watch.summary(1) == [("DELETED", "early")]
     api.put(objects.slices, objects.plain("mirrored", "10.66.0.9", **written))
     api.put(objects.slices, objects.plain("marker", "10.9.0.3"))
@@ -340,6 +346,42 @@ async def test_what_is_written_by_hand_for_a_grids_service_is_not_shown(site: An
     api.delete(objects.slices, "mirrored")
     api.delete(objects.services, "web")
     assert await watch.summary(1) == [("ADDED", "early")]
+
+
+def _asked_for_all_grids(api: Any, objects: Any) -> int:
+    queries = [parse_qs(target.partition("?")[2]) for _, target, _ in api.requests if objects.services in target]
+    return sum(query["labelSelector"] == ["tkeedge.io/grid-uniq-key"] for query in queries)
+
+
+async def test_other_keys_services_are_asked_for_only_if_somebody_wrote_a_slice(
+    site: Any, api: Any, objects: Any
+) -> None:
+    """Not for slices of Kubernetes' own controller, nor for the API server's own; once for all that there are."""
+    api.put(objects.slices, objects.plain("kubernetes", "10.9.0.9", **{"kubernetes.io/service-name": "kubernetes"}))
+    assert await site.names(objects.slices) == ["kubernetes", "plain", "web-zone.u1"]
+    assert not _asked_for_all_grids(api, objects)
+    for name in ("a", "b"):
+        api.put(objects.slices, objects.plain(name, "10.9.0.1", **{"kubernetes.io/service-name": name}))
+    await objects.eventually(lambda: _asked_for_all_grids(api, objects))
+    _, watch = await site.list_and_watch(objects.slices, labelSelector="kubernetes.io/service-name in (a,b)")
+    api.put(objects.services, _grid_service("a", "rack"))
+    assert await watch.summary(1) == [("DELETED", "a")]
+    assert _asked_for_all_grids(api, objects) == 1
+
+
+async def test_a_slice_that_nobody_knows_yet_holds_up_no_others(
+    site: Any, api: Any, objects: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is not known whose Service it is for, it is not shown; the others are once that may take long."""
+    monkeypatch.setattr("sitegrid.agent.source._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("sitegrid.agent.source._LONGEST_PAUSE", 0.01)
+    api.put(objects.slices, objects.plain("written", "10.9.0.1", **{"kubernetes.io/service-name": "a"}))
+    api.put(objects.nodes, objects.node("n1"))
+    api.refusals[objects.services] = (403, b"{}")
+    names, watch = await site.list_and_watch(objects.slices)
+    assert names == ["plain"]
+    api.refusals.clear()
+    assert await watch.summary(1) == [("ADDED", "written")]
 
 
 @pytest.mark.parametrize("key", ["zone", "rack"])

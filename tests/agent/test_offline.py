@@ -208,6 +208,22 @@ async def test_a_client_gets_what_its_own_credential_got(objects: Any, start_age
                 assert (await site.request("GET", path, headers))[0] == 503
 
 
+@pytest.mark.parametrize("key", ["", "rack"])
+async def test_whose_slices_somebody_wrote_is_kept(api: Any, objects: Any, start_agent: Any, key: str) -> None:
+    """A start without the API server shows them where it did before, and nothing for a Service of another key."""
+    api.put(objects.slices, objects.plain("own", "10.9.0.1"))
+    api.put(objects.slices, objects.plain("written", "10.9.0.2", **{"kubernetes.io/service-name": "a"}))
+    if key:
+        meta = {"name": "a", "namespace": "default", "labels": {"tkeedge.io/grid-uniq-key": key}}
+        api.put(objects.services, {"kind": "Service", "apiVersion": "v1", "metadata": meta, "spec": {}})
+    shown = ["own"] if key else ["own", "written"]
+    async with start_agent() as site:
+        assert await site.names(objects.slices) == shown
+    await api.stop()
+    async with start_agent() as site:
+        assert await site.names(objects.slices) == shown
+
+
 @pytest.mark.parametrize(
     "header", ["Impersonate-User", "impersonate-group", "IMPERSONATE-UID", "Impersonate-Extra-a"]
 )

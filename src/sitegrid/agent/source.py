@@ -196,6 +196,11 @@ class Source:
         self._pause = _FIRST_PAUSE
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def awaited(self) -> bool:
+        """Tell whether the first state may come soon."""
+        return not self.synced and self.refusal is None and not self._upstream.wan.down
+
     def start(self, broken: Callable[[BaseException], None] | None = None) -> None:
         """Begin to list and watch in a task of the running loop; `broken` hears of a fault that ends it."""
         if self._upstream.wan.down:

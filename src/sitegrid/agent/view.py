@@ -9,7 +9,7 @@ anew what a client should see under one key and compares that with what it saw: 
 the order in which the sources speak does not matter.
 
 Slices that somebody has written for a grid's Service, or that Kubernetes mirrors from such Endpoints, are without our
-labels. They are of no unit: by the names of the node's grid Services they are told from others, and not shown.
+labels. They are of no unit: by the names of grids' Services they are told from others, and not shown.
 
 What clients were told is in the view's `EventLog`, which says from which resourceVersions they can go on. Of a grid's
 slices only the present state is ever sent, also from the log, and a deleted one without its endpoints.
@@ -29,6 +29,7 @@ from typing import Final, NamedTuple
 
 from sitegrid.agent.eventlog import EventLog, Place
 from sitegrid.agent.followed import Followed
+from sitegrid.agent.handwritten import GRIDS_SERVICES, Handwritten
 from sitegrid.agent.node import NodeUnits
 from sitegrid.agent.patches import PatchedServices, Patches
 from sitegrid.agent.source import Refused, Source, SourceKey
@@ -40,7 +41,6 @@ from sitegrid.wire.labels import (
     MANAGED_BY,
     SERVICE_NAME,
     SITEGRID,
-    SITES_OF,
     UNIT,
     UNIT_SERVICE_NAME,
 )
@@ -117,7 +117,7 @@ class ViewKey(NamedTuple):
         """
         values = ",".join(sorted(keys))
         if self.resource is ENDPOINTS:
-            return SourceKey(SERVICES, "", f"{GRID_UNIQ_KEY},!{SITES_OF}", "", PROTOBUF)
+            return GRIDS_SERVICES
         if not values or not self.guarded:
             return None
         labels = f"{GRID_UNIQ_KEY} in ({values})"
@@ -199,6 +199,7 @@ class View:
         if plain is not None:
             self._plain = acquire(plain)
             self._plain.listeners.append(self)
+        self._handwritten = Handwritten(acquire, release, self._judge) if key.resource is ENDPOINTSLICES else None
         self._patches = patches if key.resource is SERVICES else None
         if self._patches is not None:
             self._patches.need()
@@ -213,6 +214,8 @@ class View:
         if self._plain is not None:
             self._plain.listeners.remove(self)
             self._release(self._plain)
+        if self._handwritten is not None:
+            self._handwritten.close()
         if self._patches is not None:
             self._patches.listeners.remove(self)
         self._wake()
@@ -265,13 +268,33 @@ class View:
         known = source.objects if source is not None else {}
         changed = {service for service in services if (service in known) is not (service in self._closed)}
         self._closed ^= changed
-        if not changed or self._plain is None:
+        return self._slices_of(changed)
+
+    def _slices_of(self, services: set[str]) -> set[str]:
+        """Return the slices without our labels of `services`."""
+        if not services or self._plain is None:
             return set()
         # Labels of what is packed take some microseconds to read.
-        namespaces = {service.partition("/")[0] for service in changed}
+        namespaces = {service.partition("/")[0] for service in services}
         slices, labels = self._plain.objects.items(), self.key.codec.labels
         near = ((key, item) for key, item in slices if key.partition("/")[0] in namespaces)
-        return {key for key, item in near if _service_key(item, labels(item)) in changed}
+        return {key for key, item in near if _service_key(item, labels(item)) in services}
+
+    def _judge(self, services: set[str]) -> None:
+        """Show or hide slices that were written by hand for `services`."""
+        if self.ready:
+            self._refresh(sorted(self._slices_of(services)))
+        else:
+            self._become_ready()
+
+    def _is_judged(self) -> bool:
+        """Tell whether it is known whose those slices are, or will not be known soon: then the others are shown."""
+        if self._handwritten is not None and self._plain is not None:
+            for item in self._plain.objects.values():
+                labels = self.key.codec.labels(item)
+                if self._handwritten.may_be_a_grids(_service_key(item, labels), labels):
+                    break
+        return self._handwritten is None or not self._handwritten.awaited
 
     def _note_service(self, source: Source, key: str, item: Item | None) -> set[str]:
         """Remember whose slice `key` is from now on; return the keys of the Services that are concerned."""
@@ -329,7 +352,8 @@ class View:
     def _become_ready(self) -> None:
         known = self._node.known or not self.key.guarded
         known = known and (self._patches is None or self._patches.ready)
-        if not self.ready and known and not self._switching and all(s.synced for s in self._sources()):
+        known = known and not self._switching and all(source.synced for source in self._sources())
+        if not self.ready and known and self._is_judged():
             self.ready = True
             if not self._take_over():
                 self._fill()
@@ -431,7 +455,10 @@ class View:
     def _shows_plain(self, item: Item) -> bool:
         """Tell whether an object without a grid's labels is no grid's, and what the client asks for."""
         labels = self.key.codec.labels(item)
-        if of_grid(labels) or _service_key(item, labels) in self._closed:
+        service = _service_key(item, labels)
+        if of_grid(labels) or service in self._closed:
+            return False
+        if self._handwritten is not None and self._handwritten.may_be_a_grids(service, labels):
             return False
         return not self._selects_plain or self._selected(item, labels)
 

@@ -14,12 +14,19 @@ from typing import Final
 from sitegrid.grid.groups import sorted_ports
 from sitegrid.grid.observed import EndpointPort, EndpointSlice, Service
 from sitegrid.grid.service import is_closed
-from sitegrid.wire.labels import ALIASES, GRID_UNIQ_KEY, MANAGED_BY, SERVICE_NAME, SERVICE_PATCH, SITES_OF
+from sitegrid.wire.labels import (
+    ALIASES,
+    ENDPOINTSLICE_CONTROLLER,
+    GRID_UNIQ_KEY,
+    MANAGED_BY,
+    SERVICE_NAME,
+    SERVICE_PATCH,
+    SITES_OF,
+)
 
-ENDPOINTSLICE_CONTROLLER: Final = "endpointslice-controller.k8s.io"
-"""Value of the managed-by label on the slices that Kubernetes makes for a Service with a selector."""
 MIRRORING_CONTROLLER: Final = "endpointslicemirroring-controller.k8s.io"
-"""The same on those that it copies from the Endpoints of a Service without one."""
+"""Value of the managed-by label on the slices that Kubernetes copies from the Endpoints of a Service without a
+selector."""
 
 _Identity = tuple[str, tuple[EndpointPort, ...], tuple[str, ...], bool]
 

@@ -45,6 +45,8 @@ SERVICE_NAME: Final = "kubernetes.io/service-name"
 SERVICE_PROXY_NAME: Final = "service.kubernetes.io/service-proxy-name"
 HEADLESS: Final = "service.kubernetes.io/headless"
 MANAGED_BY: Final = "endpointslice.kubernetes.io/managed-by"
+ENDPOINTSLICE_CONTROLLER: Final = "endpointslice-controller.k8s.io"
+"""Value of `MANAGED_BY` on the slices that Kubernetes makes for a Service with a selector."""
 
 SITEGRID: Final = "sitegrid"
 """Value of `SERVICE_PROXY_NAME` on grid Services and of `MANAGED_BY` on unit slices."""

@@ -915,8 +915,7 @@ class Simulation:
         elif asks.path == SERVICES:
             shown = (self._patched(_shown(obj, own), own) for obj in self.network.objects[SERVICES].values())
         else:
-            keys = {unit.partition(".")[0] for unit in own}
-            services = {key for key, service in self._grids_services().items() if service.labels[_GRID_KEY] in keys}
+            services = self._grids_services()
             slices = self.network.objects[SLICES].values()
             shown = (
                 _shown(obj, own) for obj in slices if _GRID_KEY in obj.labels or _service_of(obj) not in services

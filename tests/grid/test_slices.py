@@ -176,15 +176,19 @@ def test_endpoint_in_two_slices_is_taken_once() -> None:
         assert item.endpoints == [ready]
 
 
-def test_what_consumers_need_is_kept_and_hints_are_not() -> None:
-    """Conditions, host name, node and zone are as Kubernetes wrote them; a hint would be about the wrong thing."""
+@pytest.mark.parametrize(("distribution", "kept"), [("PreferSameNode", True), (None, False)])
+def test_what_consumers_need_is_kept(distribution: str | None, kept: bool) -> None:
+    """An endpoint is as Kubernetes wrote it; hints that no trafficDistribution asks for are about all units."""
+    hints = {"forZones": [{"name": "z"}], "forNodes": [{"name": "n1"}]}
     text = b"""{"metadata": {"name": "s", "namespace": "default"}, "addressType": "IPv4", "endpoints": [{
         "addresses": ["10.0.0.1"], "conditions": {"ready": false, "serving": true, "terminating": true},
-        "hostname": "web-0", "nodeName": "n1", "zone": "z", "hints": {"forZones": [{"name": "z"}]},
+        "hostname": "web-0", "nodeName": "n1", "zone": "z",
+        "hints": {"forZones": [{"name": "z"}], "forNodes": [{"name": "n1"}]},
         "targetRef": {"kind": "Pod", "namespace": "default", "name": "web-0", "uid": "u"}}],
         "ports": [{"name": "", "port": 80, "protocol": "TCP"}]}"""
     source = msgspec.json.decode(text, type=EndpointSlice)
-    (item,) = _wanted(source)
+    service = Service(metadata=SERVICE.metadata, spec=ServiceSpec(traffic_distribution=distribution))
+    (item,) = _wanted(source, service=service)
     assert manifest(item)["endpoints"] == [
         {
             "addresses": ["10.0.0.1"],
@@ -193,6 +197,7 @@ def test_what_consumers_need_is_kept_and_hints_are_not() -> None:
             "targetRef": {"kind": "Pod", "namespace": "default", "name": "web-0", "uid": "u"},
             "nodeName": "n1",
             "zone": "z",
+            **({"hints": hints} if kept else {}),
         }
     ]
     assert manifest(item)["ports"] == [{"name": "", "port": 80, "protocol": "TCP"}]

@@ -30,8 +30,15 @@ Endpoints = dict[tuple[str, ...], Endpoint]
 """Endpoints by their addresses."""
 
 
-def group_by_unit(sources: Iterable[EndpointSlice], unit_of_node: Mapping[str, str]) -> dict[Group, Endpoints]:
-    """Return the endpoints of slices by the unit of their node; those of nodes in no unit are left out (I1)."""
+def group_by_unit(
+    sources: Iterable[EndpointSlice], unit_of_node: Mapping[str, str], *, hints: bool
+) -> dict[Group, Endpoints]:
+    """Return the endpoints of slices by the unit of their node; those of nodes in no unit are left out (I1).
+
+    Their `hints` are kept where they follow from the endpoint alone, which is when the Service has a
+    trafficDistribution. Others share all units' endpoints out among zones, so a unit's own may be meant for none of
+    its nodes.
+    """
     groups: dict[Group, Endpoints] = {}
     for source in sources:
         ports = sorted_ports(source)
@@ -42,7 +49,7 @@ def group_by_unit(sources: Iterable[EndpointSlice], unit_of_node: Mapping[str, s
                 continue  # no node, an unknown one, or one outside every unit: nobody is to see it
             if value not in found:
                 found[value] = groups.setdefault(Group(value, source.address_type, ports), {})
-            add_endpoint(found[value], endpoint)
+            add_endpoint(found[value], endpoint if hints else msgspec.structs.replace(endpoint, hints=None))
     return groups
 
 

@@ -160,6 +160,7 @@ class ServiceSpec(Struct, rename="camel", gc=False, frozen=True):
     type: str = "ClusterIP"
     ports: list[ServicePort] = field(default_factory=list)
     health_check_node_port: int = 0
+    traffic_distribution: str | None = None
 
 
 class Service(Struct, rename="camel", gc=False):
@@ -191,8 +192,21 @@ class ObjectReference(Struct, rename="camel", gc=False, frozen=True, omit_defaul
     uid: str = ""
 
 
+class Hint(Struct, gc=False, frozen=True):
+    """A zone or node that an endpoint is meant for."""
+
+    name: str
+
+
+class EndpointHints(Struct, rename="camel", gc=False, frozen=True, omit_defaults=True):
+    """Whom an endpoint is meant for; consumers that are nobody's use them all (discovery/v1)."""
+
+    for_zones: list[Hint] | None = None
+    for_nodes: list[Hint] | None = None
+
+
 class Endpoint(Struct, rename="camel", gc=False, frozen=True, omit_defaults=True):
-    """One endpoint. Its hints are left out: they are about zones, and closure is about units."""
+    """One endpoint."""
 
     addresses: list[str]
     conditions: EndpointConditions = field(default_factory=EndpointConditions)
@@ -200,6 +214,7 @@ class Endpoint(Struct, rename="camel", gc=False, frozen=True, omit_defaults=True
     target_ref: ObjectReference | None = None
     node_name: str | None = None
     zone: str | None = None
+    hints: EndpointHints | None = None
 
     @property
     def ready(self) -> bool:

@@ -75,7 +75,7 @@ def wanted_slices(
     `find_set` finds the StatefulSets of grids, whose pods get aliases behind a headless Service; behind another one
     kube-proxy would count an endpoint twice. `falling` says which units may use another's endpoints.
     """
-    groups = group_by_unit(sources, unit_of_node)
+    groups = group_by_unit(sources, unit_of_node, hints=service.spec.traffic_distribution is not None)
     endpoints = count_endpoints(groups)
     if service.headless:
         _add_aliases(key, groups, find_set)

@@ -19,8 +19,6 @@ from sitegrid.kube.resources import PODS
 
 MANY: Final = 64
 """So many pods are listed together: a list costs the API server about as much as that many single ones."""
-_ROUNDS: Final = 2
-"""After one pod of those with like names was read, the others are known too, or have to be read each for itself."""
 
 
 class PodNames:
@@ -45,8 +43,9 @@ class PodNames:
         """
         items = [*items]
         known = self._known[key] = self.get(key).only(items)
-        for _ in range(_ROUNDS):
-            names = known.unknown(items)
+        # After one pod of those with like names was read, the others are known too, or each has to be read.
+        for each in (False, True):
+            names = known.unknown(items, each=each)
             for pod in await self._read(key.namespace, names, selector) if names else ():
                 known.note(pod, key.name)
 

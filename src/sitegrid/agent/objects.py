@@ -2,9 +2,9 @@
 
 The object is asked for with the client's own credentials, read whole, and looked at before anything is answered: an
 object that is no grid's is passed on byte for byte, a unit slice of the node and a grid's Service are shown
-rewritten, a grid's Endpoints are made from its unit slices, everything else of a grid, or of its Service, does not
-exist. Errors of the
-API server are passed on. Without it, the answer is what a LIST would show; what no list tells is 503, never 404.
+rewritten, a grid's Endpoints are made from its unit slices, whether or not there are any of that name, everything
+else of a grid, or of its Service, does not exist. Errors of the API server are passed on. Without it, the answer is
+what a LIST would show; what no list tells is 503, never 404.
 
 Invariant I1. Held by ``tests/agent/test_closure.py``, ``tests/agent/test_offline.py``.
 """
@@ -65,10 +65,14 @@ async def get_object(
         body = await _remembered(request, route, upstream, hub, codec, error)
         await connection.respond(200, [(b"content-type", codec.media_type.encode())], body)
         return
-    if reply.status == 200:
+    status, content_type = reply.status, reply.header(b"content-type") or codec.media_type.encode()
+    if status == 200:
         body = await _shown(body, route, upstream, hub, codec)
-    content_type = reply.header(b"content-type") or codec.media_type.encode()
-    await connection.respond(reply.status, [(b"content-type", content_type)], body)
+    elif status == 404 and route.resource is ENDPOINTS and await _is_a_grids(route, {}, upstream):
+        # A client that may not read them is told so before it is told that there are none.
+        status, content_type = 200, codec.media_type.encode()
+        body = await _endpoints(route, upstream, hub, codec)
+    await connection.respond(status, [(b"content-type", content_type)], body)
 
 
 async def refuse_a_grids(route: Route, upstream: Upstream, hub: Hub) -> None:
@@ -124,13 +128,24 @@ async def _remembered(
 
 
 async def _made(route: Route, upstream: Upstream, hub: Hub, codec: Codec) -> Item | None:
-    """Return the Endpoints that are made for a grid's Service; None where they are not known."""
+    """Return the Endpoints that are made for a grid's Service; None where none are. Raises `Answer`."""
+    if not hub.node.known:
+        raise Answer(Status(503, UNREADY, retry_after=1))
     with hub.view(ViewKey(ENDPOINTS, "", "", "", codec)) as view:
-        ready = await view.wait_ready(lambda: upstream.wan.down)
-        return view.items.get(f"{route.namespace}/{route.name}") if ready else None
+        if not await view.wait_ready(lambda: upstream.wan.down):
+            raise Answer(Status(503, UNREADY, retry_after=1))
+        return view.items.get(f"{route.namespace}/{route.name}")
 
 
-async def _is_written_for_a_grid(route: Route, labels: Mapping[str, str], upstream: Upstream) -> bool:
+async def _endpoints(route: Route, upstream: Upstream, hub: Hub, codec: Codec) -> bytes:
+    """Return the Endpoints of a grid's Service. Raises `Answer`."""
+    made = await _made(route, upstream, hub, codec)
+    if made is None:
+        raise Answer(not_found(route))
+    return codec.render_object(ENDPOINTS, made)
+
+
+async def _is_a_grids(route: Route, labels: Mapping[str, str], upstream: Upstream) -> bool:
     """Tell whether a slice or Endpoints without our labels are for a grid's Service. Raises `UpstreamError`."""
     service = labels.get(SERVICE_NAME, "") if route.resource is ENDPOINTSLICES else route.name
     if route.resource is SERVICES or not service:
@@ -143,24 +158,21 @@ async def _shown(body: bytes, route: Route, upstream: Upstream, hub: Hub, codec:
     item = codec.item(body)
     labels = codec.labels(item)
     if not of_grid(labels):
-        if await _is_written_for_a_grid(route, labels, upstream):
+        if not await _is_a_grids(route, labels, upstream):
+            return body
+        if route.resource is not ENDPOINTS:
             raise Answer(not_found(route))
-        return body
+    if route.resource is ENDPOINTS:
+        return await _endpoints(route, upstream, hub, codec)
     if not hub.node.known:
         raise Answer(Status(503, UNREADY, retry_after=1))
     if route.resource is ENDPOINTSLICES:
         seen = unit_slice_labels(labels, hub.node.units)
     else:
-        # Endpoints have their Service's labels.
         seen = grid_service_labels(labels, hub.node.keys)
     if seen is None:
         raise Answer(not_found(route))
     if route.resource is SERVICES:
         hub.patches.need()
         item = patched_object(hub.patches, codec, item, labels[GRID_UNIQ_KEY])
-    if route.resource is ENDPOINTS:
-        made = await _made(route, upstream, hub, codec)
-        if made is None:
-            raise Answer(Status(503, UNREADY, retry_after=1))
-        return codec.render_object(ENDPOINTS, made)
     return codec.render_object(route.resource, codec.with_labels(item, seen))

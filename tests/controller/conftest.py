@@ -26,6 +26,8 @@ from tests.support.processes import start
 
 ROOT = Path(__file__).parents[2]
 CONTROLLER_USER = "system:serviceaccount:sitegrid-system:sitegrid-controller"
+AGENT_USER = "system:serviceaccount:sitegrid-system:sitegrid-agent"
+DUAL_STACK = "10.96.0.0/16,fd00:96::/112"
 CRDS = len([*(ROOT / "deploy" / "crds").glob("*.yaml")])
 TIMEOUT = 120.0
 """Seconds that a wanted state may take to come; longer than the controller trusts a write that it never sees."""
@@ -68,14 +70,19 @@ Manifest = dict[str, Any]
 
 
 class ControlPlane(ApiServer):
-    """With kube-controller-manager beside it, and an audit log of the controller's writes."""
+    """With kube-controller-manager beside it, and an audit log of the controller's writes.
 
-    def __init__(self, directory: Path) -> None:
-        self._tokens = {user: secrets.token_hex(16) for user in ("admin", CONTROLLER_USER, "kcm")}
-        groups = {"admin": "system:masters", "kcm": "system:masters", CONTROLLER_USER: "system:serviceaccounts"}
+    `ranges` are those of the addresses of Services; their families are the cluster's.
+    """
+
+    def __init__(self, directory: Path, ranges: str = DUAL_STACK) -> None:
+        groups = {"admin": "system:masters", "kcm": "system:masters"}
+        groups |= dict.fromkeys((CONTROLLER_USER, AGENT_USER), "system:serviceaccounts")
+        self._tokens = {user: secrets.token_hex(16) for user in groups}
         super().__init__(
             directory,
             {token: (user, groups[user]) for user, token in self._tokens.items()},
+            f"--service-cluster-ip-range={ranges}",
             # Without it the rights on */finalizers would go unproven.
             "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
             f"--audit-policy-file={directory / 'audit.yaml'}",
@@ -112,9 +119,12 @@ class ControlPlane(ApiServer):
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
             f"--secure-port={free_port()}",
-            # What grids meet: workloads and their pods, slices, and the owners' deletion.
+            # By default it is 20 writes a second, which all tests would share.
+            "--kube-api-qps=500",
+            "--kube-api-burst=500",
+            # What grids meet: workloads and their pods, slices and Endpoints, and the owners' deletion.
             "--controllers=deployment-controller,replicaset-controller,statefulset-controller,daemonset-controller,"
-            "endpointslice-controller,"
+            "endpointslice-controller,endpoints-controller,endpointslice-mirroring-controller,"
             "garbage-collector-controller,namespace-controller,serviceaccount-controller",
         )
 
@@ -133,7 +143,8 @@ class ControlPlane(ApiServer):
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user"}}],
             "current-context": "test",
         }
-        path.write_text(yaml.safe_dump(content))
+        # YAML too; an agent reads nothing else.
+        path.write_text(json.dumps(content))
         return path
 
     def kubectl(self, *args: str, manifest: object = None, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -158,6 +169,18 @@ class ControlPlane(ApiServer):
         """Write as kubelets and schedulers do; kubectl, which stands for users, takes a hundred times as long."""
         status, answer = self.request(method, path, self._tokens["admin"], body, content_type)
         assert status < 300, answer
+
+    def read(self, path: str, accept: str, port: int | None = None) -> bytes:
+        """Return the body of a GET as administrator, from the API server or from an agent on a loopback port."""
+        headers = {"Accept": accept}
+        if port is None:
+            with self.open(path, self._tokens["admin"], headers) as answer:
+                return answer.read()
+        headers["Authorization"] = f"Bearer {self._tokens['admin']}"
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+            body: bytes = answer.read()
+            return body
 
     def get(self, kind: str, name: str, namespace: str = "default") -> Manifest | None:
         """Return one object, None where there is none."""
@@ -305,7 +328,7 @@ def wait_for(
     controlplane.wait_for(condition, what, timeout, dump)
 
 
-@pytest.fixture(name="wait_for")
+@pytest.fixture(name="wait_for", scope="session")
 def _wait_for() -> Callable[..., None]:
     """Wait for a condition."""
     return wait_for
@@ -358,6 +381,24 @@ def running(bare_plane: ControlPlane) -> Iterator[Running]:
         yield both
     finally:
         controller.kill()
+
+
+@pytest.fixture(scope="session")
+def single_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A control plane and controller of a cluster without IPv6."""
+    plane = ControlPlane(tmp_path_factory.mktemp("single-stack"), "10.96.0.0/16")
+    controller = Controller(plane)
+    try:
+        plane.start()
+        plane.kubectl("apply", "-f", str(ROOT / "deploy" / "rbac" / "controller.yaml"))
+        plane.kubectl("apply", "-f", str(ROOT / "deploy" / "crds"))
+        controller.start()
+        wait_for(lambda: controller.http("/readyz")[0] == 200, "the controller to be ready", dump=controller.log)
+        yield Running(plane, controller)
+    finally:
+        controller.kill()
+        plane.stop()
+        shutil.rmtree(plane.directory, ignore_errors=True)
 
 
 class World:

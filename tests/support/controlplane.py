@@ -111,9 +111,10 @@ class ApiServer:
         for name in [*self._processes][::-1]:
             self.end(name)
 
-    def open(self, path: str, token: str) -> http.client.HTTPResponse:
+    def open(self, path: str, token: str, headers: Mapping[str, str] | None = None) -> http.client.HTTPResponse:
         """GET a path as the user of `token`. Raises HTTPError, and OSError where nobody answers."""
-        request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {token}"})
+        all_headers = {**(headers or {}), "Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(self.url + path, headers=all_headers)
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self._tls())
         )

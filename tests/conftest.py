@@ -21,6 +21,7 @@ from sitegrid.lab.binaries import ensure_binaries
 from sitegrid.lab.errors import LabError
 from sitegrid.lab.interruption import interrupt_on
 from sitegrid.lab.lab import Lab
+from tests.support.traefik import ensure_traefik
 
 # A change is judged by the same examples as the one before it, however slow the machine is. A search for new ones:
 # `pytest --hypothesis-profile=search`.
@@ -31,6 +32,7 @@ settings.load_profile("same")
 _LAB_FIXTURES = {"lab", "new_lab"}
 _failure = pytest.StashKey[str]()
 _built = pytest.StashKey[Mapping[str, Path]]()
+_traefik = pytest.StashKey[Path]()
 
 
 def pytest_configure() -> None:
@@ -45,11 +47,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the control plane before the first test's clock runs."""
+    """Build the control plane, and what else tests run, before the first test's clock runs."""
     if session.config.option.collectonly or not any(item.get_closest_marker("cluster") for item in session.items):
         return
     try:
         session.config.stash[_built] = ensure_binaries(progress=_say)
+        if any("traefik" in getattr(item, "fixturenames", ()) for item in session.items):
+            session.config.stash[_traefik] = ensure_traefik(progress=_say)
     except LabError as error:
         session.config.stash[_failure] = str(error)
 
@@ -65,6 +69,15 @@ def _programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
                 (folder / name).symlink_to(path)
             patch.setenv("KUBEBUILDER_ASSETS", str(folder))
         yield
+
+
+@pytest.fixture(scope="session")
+def traefik(request: pytest.FixtureRequest) -> Path:
+    """Return the path of Traefik, an ingress controller."""
+    failure = request.config.stash.get(_failure, None)
+    if failure is not None:
+        pytest.fail(failure, pytrace=False)
+    return request.config.stash[_traefik]
 
 
 @pytest.fixture(scope="session")

@@ -93,13 +93,15 @@ def test_copied_cache_is_accepted_by_content(tmp_path: Path, modules: Path) -> N
 
 
 def test_changed_pins_are_another_directory(modules: Path) -> None:
-    """Version, go.mod, go.sum and flags decide the name."""
+    """Version, go.mod, go.sum, flags and what source lies beside them decide the name."""
     source = modules / "hello"
     names = {MODULE.digest(source), Module("hello", "1.1", MODULE.programs).digest(source)}
     names.add(Module("hello", "1.0", MODULE.programs, "-s").digest(source))
     (source / "go.sum").write_text("x y z\n")
     names.add(MODULE.digest(source))
-    assert len(names) == 4
+    (source / "main.go").write_text("package main\n\nfunc main() {}\n")
+    names.add(MODULE.digest(source))
+    assert len(names) == 5
 
 
 def test_two_builders_work_once(tmp_path: Path, modules: Path) -> None:

@@ -50,8 +50,8 @@ class Module:
     def digest(self, directory: Path) -> str:
         """Return a digest of everything that the programs depend on but the Go toolchain."""
         hasher = hashlib.sha256()
-        for name in ("go.mod", "go.sum"):
-            hasher.update((directory / name).read_bytes())
+        for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+            hasher.update(path.read_bytes())
         rest = [self.version, sorted(self.programs.items()), self.ldflags, platform.system(), platform.machine()]
         hasher.update(json.dumps(rest).encode())
         return hasher.hexdigest()[:12]
@@ -137,7 +137,7 @@ class Builder:
             argv += [f"{output}{os.sep}", *module.programs.values()]
         self._progress(f"{what}: {', '.join(module.programs)} …")
         started = time.monotonic()
-        self._run(argv, source, what, _build_environment(self._cache, go))
+        self._run(argv, source, what, build_environment(self._cache, go))
         self._progress(f"{what}: done in {time.monotonic() - started:.0f} s")
 
     def _run(self, argv: Sequence[str], source: Path, what: str, environment: Mapping[str, str]) -> None:
@@ -202,7 +202,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _build_environment(cache: Path, go: Path) -> dict[str, str]:
+def build_environment(cache: Path, go: Path) -> dict[str, str]:
     """Return the build's environment: the user's own (proxy settings count), with what decides the result fixed."""
     fixed = {
         "CGO_ENABLED": "0",

@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md: each of its commands works as it stands, on a lab with the example."""
+"""docs/troubleshooting.md, docs/closure.md: each of their commands works as it stands, on a lab with the example."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from sitegrid.lab.lab import Lab
 
 pytestmark = pytest.mark.cluster
 
-_PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
-COMMANDS = [line[2:] for line in _PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("$ ")]
+_DOCS = Path(__file__).parents[2] / "docs"
+COMMANDS = [
+    line[2:]
+    for page in ("troubleshooting.md", "closure.md")
+    for line in (_DOCS / page).read_text(encoding="utf-8").splitlines()
+    if line.startswith("$ ") and "port-forward" not in line  # which does not end; test_outsiders.py has it
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

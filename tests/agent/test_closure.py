@@ -399,6 +399,35 @@ async def test_what_is_written_by_hand_for_a_grids_service_does_not_exist(
     assert (await site.get(f"{SLICES}/plain"))[0] == 200
 
 
+async def test_a_service_that_exposes_a_grids_workload_is_a_plain_one(site: Any, api: Any, objects: Any) -> None:
+    """`kubectl expose` copies a child's labels, Kubernetes copies them on: it is shown as what it is, and no more.
+
+    The child may be another unit's; whoever exposes it asks for its pods. Nothing of a grid is shown by it.
+    """
+    labels = {"tkeedge.io/grid": "web", "tkeedge.io/unit": "zone.u2"}
+    meta = {"name": "exposed", "namespace": "default", "labels": labels}
+    kinds = {"services": "Service", "endpoints": "Endpoints"}
+    subsets = [{"addresses": [{"ip": "10.9.0.7"}], "ports": [{"port": 80}]}]
+    services = await site.watch(objects.services)
+    for path, kind in kinds.items():
+        body: dict[str, Any] = {"subsets": subsets} if kind == "Endpoints" else {"spec": {"ports": [{"port": 80}]}}
+        api.put(f"/api/v1/{path}", {"kind": kind, "apiVersion": "v1", "metadata": {**meta}, **body})
+    assert await services.summary(1) == [("ADDED", "exposed")]
+    copied = {
+        **labels,
+        "kubernetes.io/service-name": "exposed",
+        "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+    }
+    api.put(objects.slices, objects.plain("exposed-abc", "10.9.0.7", **copied))
+    assert "exposed-abc" in await site.names(objects.slices)
+    assert await site.names(objects.slices, labelSelector="kubernetes.io/service-name=exposed") == ["exposed-abc"]
+    assert (await site.get(f"{SLICES}/exposed-abc"))[1]["endpoints"][0]["addresses"] == ["10.9.0.7"]
+    for path in kinds:
+        assert await site.names(f"/api/v1/{path}", labelSelector="tkeedge.io/unit=zone.u2") == ["exposed"]
+        status, found = await site.get(f"/api/v1/namespaces/default/{path}/exposed")
+        assert (status, found["metadata"]["labels"]) == (200, labels)
+
+
 async def test_a_changed_grids_service_is_one_event(site: Any, api: Any, objects: Any) -> None:
     """A change of the Service, and a change of its key where the node is in units of both, are modifications."""
     api.put(objects.nodes, objects.node("n1", zone="u1", rack="r1"))

@@ -60,11 +60,7 @@ def test_child_is_taken_over_by_one_patch(make_grid: Any) -> None:
     assert row.patch is not None
     metadata = row.patch["metadata"]
     assert (metadata["uid"], metadata["resourceVersion"]) == ("uid-web-hz", "7")
-    assert metadata["labels"] == {
-        "tkeedge.io/grid": "web",
-        "tkeedge.io/unit": "zone.hz",
-        "tkeedge.io/grid-uniq-key": "zone",
-    }
+    assert metadata["labels"] == {"tkeedge.io/grid": "web", "tkeedge.io/unit": "zone.hz"}
     assert [entry["manager"] for entry in metadata["managedFields"]] == [
         "kube-controller-manager",
         "kube-controller-manager",

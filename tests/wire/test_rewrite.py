@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sitegrid.wire.labels import (
+    GRID,
     GRID_UNIQ_KEY,
     HEADLESS,
     HEADLESS_SERVICE,
@@ -64,10 +65,22 @@ def test_a_node_in_no_unit_is_shown_none() -> None:
     assert unit_slice_labels(UNIT_SLICE, set()) is None
 
 
-@pytest.mark.parametrize("label", [UNIT, UNIT_SERVICE_NAME, GRID_UNIQ_KEY])
-def test_any_label_of_ours_makes_an_object_a_grids(label: str) -> None:
-    """An object that carries one of these is never shown as it is."""
-    assert of_grid({label: ""})
+@pytest.mark.parametrize("labels", [{UNIT_SERVICE_NAME: ""}, {GRID_UNIQ_KEY: ""}, {MANAGED_BY: SITEGRID}])
+def test_labels_that_only_sitegrid_writes_make_an_object_a_grids(labels: dict[str, str]) -> None:
+    """An object that carries one of these is never shown as it is, whatever else it carries."""
+    assert of_grid(labels)
+    assert of_grid({**labels, "app": "web", UNIT: "zone.u1"})
+
+
+@pytest.mark.parametrize("missing", [*UNIT_SLICE])
+def test_a_unit_slice_that_lost_a_label_is_still_a_grids(missing: str) -> None:
+    """Nobody shows it as it is by taking one label off (I1)."""
+    assert of_grid({key: value for key, value in UNIT_SLICE.items() if key != missing})
+
+
+def test_a_childs_labels_make_no_object_a_grids() -> None:
+    """`kubectl expose` copies them to a Service, Kubernetes to its slices, and the pods' to nothing."""
+    assert not of_grid({GRID: "web", UNIT: "zone.u1", MANAGED_BY: "endpointslice-controller.k8s.io"})
 
 
 def test_a_grid_service_is_served_by_kube_proxy_again() -> None:

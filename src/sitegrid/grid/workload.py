@@ -25,7 +25,7 @@ from sitegrid.grid.substitution import SubstitutionError
 from sitegrid.grid.superedge import copied_labels
 from sitegrid.grid.templates import Template, template_of
 from sitegrid.grid.tolerations import staying
-from sitegrid.wire.labels import GRID, GRID_UNIQ_KEY, UNIT, label_value, unit_id
+from sitegrid.wire.labels import GRID, UNIT, label_value, unit_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,11 @@ def name_of_child(kind: WorkloadKind, grid: WorkloadGrid, value: str) -> str:
 
 
 def child_labels(grid: WorkloadGrid, value: str) -> dict[str, str]:
-    """Return the labels of all that `grid` makes for the unit `value`."""
-    key = grid.spec.grid_uniq_key
-    return {
-        GRID: label_value(grid.metadata.name),
-        UNIT: unit_id(key, value),
-        GRID_UNIQ_KEY: label_value(key),
-    }
+    """Return the labels of all that `grid` makes for the unit `value`.
+
+    The key's is not among them: `kubectl expose` copies them to a new Service, and that label would close it.
+    """
+    return {GRID: label_value(grid.metadata.name), UNIT: unit_id(grid.spec.grid_uniq_key, value)}
 
 
 def _manifest(

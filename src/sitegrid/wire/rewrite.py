@@ -33,8 +33,12 @@ _ADDED_BY_SITEGRID = frozenset(
 
 
 def of_grid(labels: Mapping[str, str]) -> bool:
-    """Tell whether an object belongs to a grid in any way, so that it is not shown as it is."""
-    return GRID_UNIQ_KEY in labels or UNIT in labels or UNIT_SERVICE_NAME in labels
+    """Tell whether a Service, EndpointSlice or Endpoints belongs to a grid, so that it is not shown as it is.
+
+    The labels of a grid's workloads do not make it a grid's: `kubectl expose` copies them to a Service, and
+    Kubernetes to its slices and Endpoints.
+    """
+    return GRID_UNIQ_KEY in labels or UNIT_SERVICE_NAME in labels or labels.get(MANAGED_BY) == SITEGRID
 
 
 def unit_slice_labels(labels: Mapping[str, str], units: Set[str]) -> dict[str, str] | None:

@@ -30,6 +30,7 @@ from sitegrid.kube.client import Client
 from sitegrid.kube.config import load_config
 from sitegrid.kube.resources import ENDPOINTSLICES, SERVICES, Resource
 from sitegrid.kube.transport import ssl_context
+from sitegrid.lab.bootstrap import lift_admission
 from sitegrid.lab.lab import Lab
 from sitegrid.lab.sites import Node, Sites
 from sitegrid.wire.labels import UNIT, unit_id
@@ -183,6 +184,8 @@ class Stage:
                 self._closing.callback(inside.close)
                 self._sides[node] = Side(self._lab, node, inside)
             self._api = await Client(load_config(str(self._lab.kubeconfig))).__aenter__()
+            # What the controllers write is written here by the administrator.
+            await lift_admission(self._api)
         except BaseException:
             self._closing.close()
             raise

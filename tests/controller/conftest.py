@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 CONTROLLER_USER = "system:serviceaccount:sitegrid-system:sitegrid-controller"
 AGENT_USER = "system:serviceaccount:sitegrid-system:sitegrid-agent"
 DUAL_STACK = "10.96.0.0/16,fd00:96::/112"
+KCM_USER = "system:kube-controller-manager"
 CRDS = len([*(ROOT / "deploy" / "crds").glob("*.yaml")])
 TIMEOUT = 120.0
 """Seconds that a wanted state may take to come; longer than the controller trusts a write that it never sees."""
@@ -76,7 +77,7 @@ class ControlPlane(ApiServer):
     """
 
     def __init__(self, directory: Path, ranges: str = DUAL_STACK) -> None:
-        groups = {"admin": "system:masters", "kcm": "system:masters"}
+        groups = {"admin": "system:masters", KCM_USER: "system:masters"}
         groups |= dict.fromkeys((CONTROLLER_USER, AGENT_USER), "system:serviceaccounts")
         self._tokens = {user: secrets.token_hex(16) for user in groups}
         super().__init__(
@@ -113,7 +114,7 @@ class ControlPlane(ApiServer):
         super().start()
         self.run(
             "kube-controller-manager",
-            f"--kubeconfig={self.kubeconfig('kcm')}",
+            f"--kubeconfig={self.kubeconfig(KCM_USER)}",
             f"--service-account-private-key-file={self.directory / 'sa.key'}",
             "--use-service-account-credentials=false",
             "--leader-elect=false",
@@ -341,6 +342,7 @@ def bare_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlan
     plane = ControlPlane(directory)
     try:
         plane.start()
+        plane.kubectl("apply", "-f", str(ROOT / "deploy" / "admission"))
         plane.kubectl("apply", "-f", str(ROOT / "deploy" / "rbac" / "controller.yaml"))
         yield plane
     finally:

@@ -141,6 +141,30 @@ def test_a_service_that_takes_an_overrides_node_port_is_told_at_once(world: Any,
     world.wait_condition("AsExpected", type="Degraded", kind="sg")
 
 
+def test_a_workload_can_be_exposed_by_hand(world: Any, wait_for: Any) -> None:
+    """`kubectl expose` of a child makes a plain Service with the child's labels; the controller has no part in it."""
+    world.nodes("one")
+    world.plane.apply(world.service_grid(), world.deployment_grid())
+    world.wait_children("grid-one")
+    world.make_pods_ready(f"one-{world.namespace}")
+    world.plane.kubectl("expose", "deployment", "grid-one", "--name=exposed", "--port=80", "-n", world.namespace)
+    service = world.plane.get("services", "exposed", world.namespace)
+    assert service["metadata"]["labels"] == {"tkeedge.io/grid": "grid", "tkeedge.io/unit": f"{world.key}.one"}
+
+    def endpoints() -> bool:
+        selector = "kubernetes.io/service-name=exposed,tkeedge.io/grid,!tkeedge.io/grid-uniq-key"
+        return any(item["endpoints"] for item in world.plane.objects("endpointslices", world.namespace, selector))
+
+    wait_for(endpoints, "the endpoints of the Service", dump=world.dump)
+    world.wait_quiet()
+    assert not world.plane.objects("endpointslices", world.namespace, "tkeedge.io/service-name=exposed")
+    assert not [write for write in world.writes() if "exposed" in write]
+    world.wait_condition("ServiceApplied", kind="sg")
+    world.plane.kubectl("delete", "service", "exposed", "-n", world.namespace)
+    world.wait_quiet()
+    assert world.plane.get("services", "grid-svc", world.namespace)
+
+
 def test_policies_have_a_say_in_what_differs_in_a_unit(world: Any, wait_for: Any) -> None:
     """What one refuses is left out and told in its words; the rest and other units go on; nothing is written."""
     world.nodes("one", "two")

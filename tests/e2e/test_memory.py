@@ -10,6 +10,7 @@ from uuid import uuid4
 from sitegrid.kube.client import Client
 from sitegrid.kube.config import load_config
 from sitegrid.kube.resources import ENDPOINTSLICES, SERVICES, Resource
+from sitegrid.lab.bootstrap import lift_admission
 from sitegrid.lab.clients import wait_until
 from sitegrid.lab.lab import Lab
 from sitegrid.lab.sites import Node, Sites
@@ -102,6 +103,7 @@ async def pad(kubeconfig: str) -> None:
             await client.create(resource, {"apiVersion": resource.api_version, "kind": resource.kind, **obj})
 
     async with Client(load_config(kubeconfig)) as client:
+        await lift_admission(client)
         await asyncio.gather(
             *(create(client, ENDPOINTSLICES, unit_slice(number)) for number in range(UNITS)),
             *(create(client, SERVICES, service(number)) for number in range(SERVICES_OF_OTHER_KEYS)),

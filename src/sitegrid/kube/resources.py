@@ -60,6 +60,16 @@ ENDPOINTSLICES: Final = Resource("discovery.k8s.io", "v1", "endpointslices", "En
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease", True)
 EVENTS: Final = Resource("events.k8s.io", "v1", "events", "Event", True)
 CRDS: Final = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", False)
+ADMISSIONPOLICIES: Final = Resource(
+    "admissionregistration.k8s.io", "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", False
+)
+ADMISSIONPOLICYBINDINGS: Final = Resource(
+    "admissionregistration.k8s.io",
+    "v1",
+    "validatingadmissionpolicybindings",
+    "ValidatingAdmissionPolicyBinding",
+    False,
+)
 CLUSTERROLES: Final = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", False)
 CLUSTERROLEBINDINGS: Final = Resource(
     "rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", False

@@ -1,4 +1,4 @@
-"""What a lab's API server is given before anything else runs: CRDs, ServiceAccounts, RBAC.
+"""What a lab's API server is given before anything else runs: CRDs, ServiceAccounts, RBAC, admission policies.
 
 The supervisor calls `apply` once the API server is ready, then `tokens`. sitegrid's own objects are the very
 manifests of ``deploy/`` that a user applies to a real cluster. Everything is written by server-side apply, so a
@@ -9,19 +9,25 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 
 from sitegrid.kube.client import Client
+from sitegrid.kube.errors import ApiError
 from sitegrid.kube.resources import (
+    ADMISSIONPOLICIES,
+    ADMISSIONPOLICYBINDINGS,
     CLUSTERROLEBINDINGS,
     CLUSTERROLES,
     CRDS,
+    ENDPOINTSLICES,
     NAMESPACES,
     ROLEBINDINGS,
     ROLES,
     SERVICEACCOUNTS,
 )
 from sitegrid.lab.manifests import load_manifests
+from sitegrid.wire.labels import UNIT
 
 FIELD_MANAGER: Final = "sitegrid-lab"
 TOKEN_SECONDS: Final = 365 * 24 * 3600
@@ -53,13 +59,16 @@ _RESOURCES: Final = {
         CLUSTERROLEBINDINGS,
         ROLES,
         ROLEBINDINGS,
+        ADMISSIONPOLICIES,
+        ADMISSIONPOLICYBINDINGS,
     )
 }
 
 
 async def apply(client: Client) -> None:
-    """Create CRDs, accounts and permissions of all that runs in a lab; raises what `Client.apply` does."""
-    objects = [*_system_objects(), *load_manifests("rbac"), *load_manifests("crds"), *load_manifests("superedge")]
+    """Create CRDs, accounts, permissions and policies of all that runs in a lab; raises what `Client.apply` does."""
+    folders = ("rbac", "admission", "crds", "superedge")
+    objects = [*_system_objects(), *(entry for folder in folders for entry in load_manifests(folder))]
     for namespaces in (True, False):
         batch = [entry for entry in objects if (entry["kind"] == "Namespace") is namespaces]
         await asyncio.gather(
@@ -68,6 +77,28 @@ async def apply(client: Client) -> None:
                 for entry in batch
             )
         )
+
+
+async def lift_admission(client: Client) -> None:
+    """Have the API server take sitegrid's labels from anybody: for who stands in for the controllers and measures.
+
+    Returns once it does. Raises what `Client.delete` and `Client.apply` do.
+    """
+    for entry in load_manifests("admission"):
+        if entry["kind"] == ADMISSIONPOLICYBINDINGS.kind:
+            await client.delete(ADMISSIONPOLICYBINDINGS, entry["metadata"]["name"])
+    metadata = {"name": "probe", "namespace": "default", "labels": {UNIT: "probe"}}
+    probe = {"apiVersion": ENDPOINTSLICES.api_version, "kind": ENDPOINTSLICES.kind, "metadata": metadata}
+    probe |= {"addressType": "IPv4", "endpoints": []}
+    while True:
+        try:
+            await client.apply(ENDPOINTSLICES, probe, field_manager=FIELD_MANAGER, dry_run=True)
+        except ApiError as error:
+            if error.status != HTTPStatus.FORBIDDEN:
+                raise
+            await asyncio.sleep(0.1)
+        else:
+            return
 
 
 async def tokens(client: Client) -> dict[str, str]:

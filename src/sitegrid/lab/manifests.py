@@ -1,7 +1,8 @@
 """The manifests under ``deploy/`` and ``examples/``, found in an installed package and in a checkout alike.
 
-The lab applies the very files that a user applies to a real cluster: CRDs and RBAC. A wheel carries them as package
-data (``sitegrid/deploy``); an editable installation reads the checkout's. Held by ``tests/lab/test_manifests.py``.
+The lab applies the very files that a user applies to a real cluster: CRDs, RBAC and admission policies. A wheel
+carries them as package data (``sitegrid/deploy``); an editable installation reads the checkout's. Held by
+``tests/lab/test_manifests.py``.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ from sitegrid.grid.kinds import (
     owner_kind,
 )
 from sitegrid.grid.nodeunits import Declaration, UnitOfKey, declared, is_generated
-from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
+from sitegrid.grid.observed import AnyService, Companion, EndpointSlice, Node, Service, Workload
 from sitegrid.grid.service import is_sites_of
 from sitegrid.grid.slices import is_unit_slice
 from sitegrid.grid.sources import is_source, source_service
@@ -69,8 +69,8 @@ SOURCE: Final = "source"
 UNIT_SLICE: Final = "unit-slice"
 """Index: unit slices by the Service."""
 
-_HAS_NODE_PORTS: Final = "spec.type!=ClusterIP,spec.type!=ExternalName"
-"""Selects the Services of the types that have node ports (pkg/registry/core/service, SelectableFields)."""
+NAMESPACE: Final = "namespace"
+"""Index: Services of whoever by their namespace."""
 
 FIRST_NOTICE: Final = 3.0
 NEXT_NOTICE: Final = 30.0
@@ -164,8 +164,9 @@ class Cluster:
         """By the name of the kind."""
         self.service_grids = self.service_grid_stores[SERVICE.name]
         self.services: Written[Service] = Written(Store(), {OWNER: _owner}, clock=clock)
-        self.node_port_services: Store[Service] = Store()
-        """All Services of the cluster that may have node ports, whoever made them."""
+        self.any_services: Store[AnyService] = Store()
+        """All Services of the cluster: node ports are the cluster's, and any may select a grid's pods."""
+        self.any_services.add_index(NAMESPACE, lambda service: (service.metadata.namespace,))
         self.slices: Written[EndpointSlice] = Written(
             Store(), {SOURCE: _source, UNIT_SLICE: _unit_slice}, clock=clock
         )
@@ -180,7 +181,7 @@ class Cluster:
             Reflector(client, NODEGROUPS, self.node_groups.store, object_type=NodeGroup),
             Reflector(client, SERVICEGRIDS, self.service_grids.store, object_type=ServiceGrid),
             Reflector(client, SERVICES, self.services.store, object_type=Service, label_selector=GRID),
-            Reflector(client, SERVICES, self.node_port_services, object_type=Service, field_selector=_HAS_NODE_PORTS),
+            Reflector(client, SERVICES, self.any_services, object_type=AnyService),
             Reflector(
                 client, ENDPOINTSLICES, self.slices.store, object_type=EndpointSlice, label_selector=GRID_UNIQ_KEY
             ),

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from sitegrid.api.servicegrids import ServiceGrid
 from sitegrid.controller.children import make_child
-from sitegrid.controller.cluster import OWNER, SOURCE, Cluster, decode, service_index
+from sitegrid.controller.cluster import NAMESPACE, OWNER, SOURCE, Cluster, decode, service_index
 from sitegrid.controller.outcomes import Outcomes
 from sitegrid.controller.queues import GridKey, ServiceKey
 from sitegrid.controller.reporter import Reporter, refused_change
@@ -38,6 +38,7 @@ from sitegrid.grid.service import (
     wanted_service,
     wanted_sites_service,
 )
+from sitegrid.grid.sidedoors import side_doors
 from sitegrid.grid.sources import covers
 from sitegrid.grid.status import listed, service_status
 from sitegrid.kube.resources import SERVICES
@@ -56,6 +57,8 @@ class _Memory:
     retries: Retries
     used: Mapping[str, str]
     """By unit whose endpoints it uses, as events have told."""
+    doors: Collection[str] = ()
+    """The plain Services that select the grid's pods, as events have told."""
     name: int = 0
     """Which of the names for the Service with the selector is to be tried: the ones before it are somebody else's."""
 
@@ -108,6 +111,7 @@ class Services:
         if not failures:
             await self._delete_former(grid, sites)
         self._tell_fallbacks(grid, memory)
+        self._tell_side_doors(grid, memory)
         units = self._cluster.units.of(grid.spec.grid_uniq_key)
         fallbacks = self._outcomes.of(grid, units)
         patches = await self._patches.find(grid, self._service_of(grid), units)
@@ -298,6 +302,15 @@ class Services:
         if ended:
             note = f"Units that use their own endpoints again: {listed(ended)}"
             self._reporter.normal(self._resource, meta, reason="FallbackEnded", action=action, note=note)
+
+    def _tell_side_doors(self, grid: ServiceGrid, memory: _Memory) -> None:
+        """Record an event for plain Services that have begun to select the grid's pods."""
+        found = side_doors(grid, self._cluster.any_services.by_index(NAMESPACE, grid.metadata.namespace))
+        begun = [name for name in found if name not in memory.doors]
+        memory.doors = found
+        if begun:
+            note = f"These pods are also selected by plain Services, which reach all units: {listed(begun)}"
+            self._reporter.warning(self._resource, grid.metadata, reason="SideDoor", action="Look", note=note)
 
     def _forget_gone(self, old: Service | None, new: Service | None) -> None:
         if new is None and old is not None:

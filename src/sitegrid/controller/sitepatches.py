@@ -105,7 +105,7 @@ class SitePatches:
         """Return which Service has which node port, of all Services of the cluster."""
         return {
             number: f"{service.metadata.namespace}/{service.metadata.name}"
-            for service in self._cluster.node_port_services.list()
+            for service in self._cluster.any_services.list()
             for number in node_ports_of(service)
         }
 

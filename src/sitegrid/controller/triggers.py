@@ -17,10 +17,11 @@ from sitegrid.api.workloads import StatefulSetGrid, WorkloadGrid
 from sitegrid.controller.cluster import KEY, OWNER, Cluster, changed_declarations, changed_labels
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey
 from sitegrid.grid.kinds import SERVICE_KINDS, WORKLOAD_KINDS, owner_kind
-from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
+from sitegrid.grid.observed import AnyService, Companion, EndpointSlice, Node, Service, Workload
 from sitegrid.grid.reachability import reach_of
 from sitegrid.grid.service import is_closed
 from sitegrid.grid.servicepatches import node_ports_of, wants_node_ports
+from sitegrid.grid.sidedoors import side_doors
 from sitegrid.grid.slices import is_unit_slice
 from sitegrid.grid.sources import is_source, source_service
 from sitegrid.wire.labels import GRID, SITES_OF, UNIT_SERVICE_NAME, label_value
@@ -53,7 +54,7 @@ class Triggers:
         for kind, service_grids in cluster.service_grid_stores.items():
             service_grids.store.add_handler(partial(self._service_grid, kind))
         cluster.services.store.add_handler(self._service)
-        cluster.node_port_services.add_handler(self._node_ports)
+        cluster.any_services.add_handler(self._any_service)
         cluster.slices.store.add_handler(self._slice)
 
     def add_all(self) -> None:
@@ -127,11 +128,18 @@ class Triggers:
         if any(wants_node_ports(state) for state in (old, new) if state is not None):
             self._rivals()
 
-    def _node_ports(self, old: Service | None, new: Service | None) -> None:
-        """Look at who wants node ports in some units when any Service got or gave up one."""
+    def _any_service(self, old: AnyService | None, new: AnyService | None) -> None:
+        """Look at who wants node ports in some units when any Service got or gave up one, and at side doors."""
         before, after = (node_ports_of(service) if service is not None else set() for service in (old, new))
         if before != after:
             self._rivals()
+        if (old and (old.spec.selector, old.metadata.labels)) == (new and (new.spec.selector, new.metadata.labels)):
+            return
+        states = [service for service in (old, new) if service is not None]
+        for kind, service_grids in self._cluster.service_grid_stores.items():
+            for grid in service_grids.store.list():
+                if side_doors(grid, states) and self.queues is not None:
+                    self.queues.grids.add(GridKey(kind, grid.metadata.namespace, grid.metadata.name))
 
     def _rivals(self) -> None:
         """Add all that want node ports in some units: others have other ones than before, or want them."""

@@ -175,6 +175,13 @@ class Service(Struct, rename="camel", gc=False):
         return self.spec.cluster_ip == "None"
 
 
+class AnyService(Struct, rename="camel", gc=False):
+    """A Service of whoever: what it selects, and its node ports."""
+
+    metadata: ObjectMeta
+    spec: ServiceSpec = field(default_factory=ServiceSpec)
+
+
 class EndpointConditions(Struct, rename="camel", gc=False, frozen=True, omit_defaults=True):
     """An endpoint's conditions; absent means unknown, and consumers take that as ready (discovery/v1)."""
 

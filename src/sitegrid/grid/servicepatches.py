@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from sitegrid.api.grids import LABEL_KEY_PATTERN
 from sitegrid.api.servicegrids import ServiceGrid, ServiceOverride
-from sitegrid.grid.observed import Service, ServicePort
+from sitegrid.grid.observed import AnyService, Service, ServicePort
 from sitegrid.grid.overrides import MatcherError
 from sitegrid.grid.problem import OVERRIDE_INVALID, UNITS_INVALID, Problem
 from sitegrid.grid.provenance import OverrideRef
@@ -106,7 +106,7 @@ def wants_node_ports(grid: ServiceGrid) -> bool:
     return any(override.patch.node_ports for override in grid.spec.overrides)
 
 
-def node_ports_of(service: Service) -> set[int]:
+def node_ports_of(service: Service | AnyService) -> set[int]:
     """Return the node ports that the API server gave to a Service."""
     numbers = (*(port.node_port for port in service.spec.ports), service.spec.health_check_node_port)
     return {number for number in numbers if number}

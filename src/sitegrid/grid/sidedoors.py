@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sitegrid.api.servicegrids import ServiceGrid
-from sitegrid.grid.observed import Service
+from sitegrid.grid.observed import AnyService, Service
 from sitegrid.wire.labels import GRID_UNIQ_KEY
 
 
-def side_doors(grid: ServiceGrid, services: Iterable[Service]) -> list[str]:
+def side_doors(grid: ServiceGrid, services: Iterable[Service | AnyService]) -> list[str]:
     """Return the names of plain Services, all of the grid's namespace, that select the pods that `grid` does.
 
     A selector that says less selects all of them, one that says more, and nothing else, some. Whether there are pods

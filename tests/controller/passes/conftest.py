@@ -23,8 +23,7 @@ from sitegrid.controller.statuses import HOLD, Statuses
 from sitegrid.controller.workloads import Workloads
 from sitegrid.controller.writer import Writer
 from sitegrid.grid.kinds import SERVICE
-from sitegrid.grid.observed import Companion, EndpointSlice, Node, Service, Workload
-from sitegrid.grid.servicepatches import NODE_PORT_TYPES
+from sitegrid.grid.observed import AnyService, Companion, EndpointSlice, Node, Service, Workload
 from sitegrid.kube.errors import ApiError
 from tests.support.fakeapi import NAMESPACE, FakeApi, Manifest
 from tests.support.lives import Life
@@ -67,8 +66,8 @@ class Controller(Life):
         """Let the stores (these, or all) see what the API has."""
         super().sync(*plurals)
         if not plurals or "services" in plurals:
-            known = self.cluster.services.store.list()
-            self.cluster.node_port_services.replace([item for item in known if item.spec.type in NODE_PORT_TYPES])
+            known = [AnyService(item.metadata, item.spec) for item in self.cluster.services.store.list()]
+            self.cluster.any_services.replace(known)
 
     async def one_pass(self) -> None:
         """Pass once over everything that the stores have."""

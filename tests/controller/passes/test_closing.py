@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from sitegrid.api.servicegrids import ServiceGrid
+from sitegrid.controller.queues import GridKey, Queues
+from sitegrid.controller.triggers import Triggers
 from sitegrid.grid.applied import annotated, applied_hash
 from sitegrid.grid.service import wanted_service
 from sitegrid.kube.errors import ApiError
@@ -16,6 +18,7 @@ from sitegrid.kube.resources import SERVICES
 from tests.support.lives import crash_after_every_write
 
 Make = Callable[..., Any]
+GRID = GridKey("ServiceGrid", "default", "web")
 UNITS = {"zone.one": {"10.0.0.0"}, "zone.two": {"10.0.0.1"}}
 
 
@@ -265,3 +268,29 @@ async def test_status_says_where_the_endpoints_are(scene: Any, new_controller: M
     await controller.until_rest()
     assert scene.api.writes.count("status servicegrids web") - before == 1
     assert scene.api.of("servicegrids")["web"]["status"]["servedUnits"] == 3
+
+
+async def test_a_plain_service_with_the_same_selector_is_told(scene: Any, new_controller: Make) -> None:
+    """Once, at once, and again where it was away meanwhile; nothing of it is touched."""
+    controller = new_controller(scene)
+    await _begin(scene, controller)
+    triggers = Triggers(controller.cluster)
+    triggers.queues = queues = Queues()
+    plain = {"metadata": {"name": "plain", "labels": {}}, "spec": {"selector": {"app": "web"}}}
+    writes = len(scene.api.writes)
+    for _ in range(2):
+        scene.api.put("services", plain)
+        controller.sync("services")
+        assert GridKey("ServiceGrid", "default", "web") in {
+            await queues.grids.get() for _ in range(len(queues.grids))
+        }
+        queues.grids.done(GridKey("ServiceGrid", "default", "web"))
+        for _ in range(2):
+            await controller.one_pass()
+        told = [note for reason, note in controller.recorder.events if reason == "SideDoor"]
+        assert told == ["These pods are also selected by plain Services, which reach all units: plain"]
+        controller.recorder.events.clear()
+        del scene.api.objects["services", "plain"]
+        controller.sync("services")
+        await controller.one_pass()
+    assert scene.api.writes[writes:] == []

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sitegrid.api.meta import ManagedMeta
+from sitegrid.api.meta import ObjectMeta
 from sitegrid.controller.queues import GridKey, Queues, ServiceKey
 from sitegrid.controller.triggers import Triggers
-from sitegrid.grid.observed import Service, ServicePort, ServiceSpec
+from sitegrid.grid.observed import AnyService, ServicePort, ServiceSpec
 from tests.support.lives import crash_after_every_write
 
 Make = Callable[..., Any]
@@ -182,11 +182,11 @@ async def test_node_ports_are_work_where_they_change_and_are_wanted(
     await controller.until_rest()
     triggers = Triggers(controller.cluster)
     triggers.queues = queues = Queues()
-    store = controller.cluster.node_port_services
+    store = controller.cluster.any_services
     for version, number, work in (("1", 31000, wanted), ("2", 31000, False), ("3", 31001, wanted)):
         spec = ServiceSpec(type="NodePort", ports=[ServicePort(node_port=number)])
         store.replace(
-            [Service(ManagedMeta(name="other", namespace="default", uid="u", resource_version=version), spec)]
+            [AnyService(ObjectMeta(name="other", namespace="default", uid="u", resource_version=version), spec)]
         )
         assert {await queues.grids.get() for _ in range(len(queues.grids))} == ({GRID} if work else set())
         queues.grids.done(GRID)

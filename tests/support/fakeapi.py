@@ -174,16 +174,16 @@ class FakeApi:
         label_selector: str = "",
         field_selector: str = "",
     ) -> ObjectList[T]:
-        """Return the objects with a label, and with a field such as ``spec.nodeName``."""
+        """Return the objects with labels, and with a field such as ``spec.nodeName``."""
         self._may("list", resource.plural)
         assert namespace == (None if resource.plural == "services" else NAMESPACE)
-        key, _, value = label_selector.partition("=")
+        labels = dict(term.split("=") for term in label_selector.split(",") if term)
         path, _, wanted = field_selector.partition("=")
-        self.lists.append(f"{resource.plural} {wanted}")
+        self.lists.append(f"{resource.plural} {wanted or label_selector}")
         found = [
             item
             for item in self.of(resource.plural).values()
-            if (not key or item["metadata"]["labels"].get(key) == value)
+            if labels.items() <= item["metadata"].get("labels", {}).items()
             and (not path or _field(item, path) == wanted)
         ]
         items = [msgspec.json.decode(msgspec.json.encode(item), type=object_type) for item in found]

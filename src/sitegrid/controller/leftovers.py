@@ -18,6 +18,7 @@ from sitegrid.api.meta import ObjectMeta
 from sitegrid.controller.cluster import Cluster
 from sitegrid.controller.writer import Writer
 from sitegrid.grid.observed import EndpointSlice, Service
+from sitegrid.kube.errors import ApiError
 from sitegrid.kube.resources import ENDPOINTS, ENDPOINTSLICES
 from sitegrid.wire.labels import GRID_UNIQ_KEY
 
@@ -29,9 +30,21 @@ async def delete_leftovers(
 ) -> None:
     """Delete the Endpoints of `service`, and then `items`, its slices. Raises ApiError and Unreachable."""
     meta = service.metadata
-    found = await writer.find(ENDPOINTS, meta.namespace, meta.name)
-    if found is not None and GRID_UNIQ_KEY in (found["metadata"].get("labels") or {}):
-        await writer.delete(ENDPOINTS, msgspec.convert(found["metadata"], ObjectMeta))
+    try:
+        found = await writer.find(ENDPOINTS, meta.namespace, meta.name)
+        if found is not None and GRID_UNIQ_KEY in (found["metadata"].get("labels") or {}):
+            await writer.delete(ENDPOINTS, msgspec.convert(found["metadata"], ObjectMeta))
+    except ApiError as error:
+        if error.status != 403:
+            raise
+        # An older ClusterRole: slices would come again with each deletion, and a pass that fails would say less.
+        log.warning(
+            "Service %s/%s: the endpoints of its former selector stay, apply deploy/rbac/controller.yaml: %s",
+            meta.namespace,
+            meta.name,
+            error,
+        )
+        return
     for item in items:
         await writer.delete(ENDPOINTSLICES, item.metadata)
         cluster.slices.deleted(item.metadata)

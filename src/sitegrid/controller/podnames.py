@@ -43,9 +43,10 @@ class PodNames:
         """
         items = [*items]
         known = self._known[key] = self.get(key).only(items)
-        # After one pod of those with like names was read, the others are known too, or each has to be read.
-        for each in (False, True):
-            names = known.unknown(items, each=each)
+        # After one pod of those with like names was read, the others are known too, or each is read for itself: the
+        # one was gone, or they are a DaemonSet's, which have host names by their revision.
+        for alike in (True, False):
+            names = known.unknown(items, alike=alike)
             for pod in await self._read(key.namespace, names, selector) if names else ():
                 known.note(pod, key.name)
 

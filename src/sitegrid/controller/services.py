@@ -37,6 +37,7 @@ from sitegrid.grid.service import (
     sites_names,
     wanted_service,
     wanted_sites_service,
+    was_sites,
 )
 from sitegrid.grid.sidedoors import side_doors
 from sitegrid.grid.sources import covers
@@ -153,6 +154,10 @@ class Services:
         """
         sites = self._sites_name(grid, memory)
         service = self._service_of(grid)
+        if service is not None and was_sites(service) and not service.metadata.deletion_timestamp:
+            # It is headless for ever, and the template's may not be.
+            await self._delete(grid, service, "its name is serviceName now")
+            service = None
         opened = service is not None and not is_closed(service) and not self._covered(grid, service)
         wanted = wanted_service(grid, "" if opened else sites)
         await self._ensure(grid, memory.retries, _SERVICE, wanted)
@@ -163,6 +168,8 @@ class Services:
             sites = await self._ensure_sites(grid, memory, service)
         if service is not None and service.spec.selector and not wanted["spec"].get("selector"):
             await self._take_selector(grid, memory.retries, service)
+        else:
+            memory.retries.succeeded(_SELECTOR)  # nothing is left to be tried, whoever took it off
         return sites
 
     def _sites_name(self, grid: ServiceGrid, memory: _Memory) -> str:
@@ -196,11 +203,18 @@ class Services:
             patch = {"spec": {"selector": None}}
             taken: Service = decode(await self._writer.merge(SERVICES, service.metadata, patch), Service)
             self._cluster.services.wrote(taken)
+            note = (
+                f"Took the selector off Service {name} that somebody had added: with it, whoever is not behind an "
+                "agent reaches all units"
+            )
+            self._reporter.warning(
+                self._resource, grid.metadata, reason="SelectorRemoved", action="Update", note=note
+            )
 
         digest = service.metadata.resource_version
         if not retries.allowed(_SELECTOR, digest):
             return
-        problem = await attempt(
+        await attempt(
             take(),
             retries,
             key=_SELECTOR,
@@ -209,14 +223,6 @@ class Services:
             refused=lambda error: refused_change(error, SERVICES, name),
             what=_name(grid),
         )
-        if problem is None:
-            note = (
-                f"Took the selector off Service {name} that somebody had added: with it, whoever is not behind an "
-                "agent reaches all units"
-            )
-            self._reporter.warning(
-                self._resource, grid.metadata, reason="SelectorRemoved", action="Update", note=note
-            )
 
     async def _ensure(self, grid: ServiceGrid, retries: Retries, key: str, wanted: dict[str, Any]) -> None:
         """Bring one of the Services to what is `wanted`; what fails is noted in `retries` under `key`."""
@@ -275,15 +281,16 @@ class Services:
         for service in self._cluster.services.by_index(OWNER, grid.metadata.uid):
             if service.metadata.name in (name, sites) or service.metadata.deletion_timestamp:
                 continue
-            await self._writer.delete(SERVICES, service.metadata)
-            self._cluster.services.deleted(service.metadata)
             of_present = is_sites_of(service, grid)
             why = f"Service {name} has no selector" if of_present else f"serviceName is {name} now"
-            note = f"Deleted Service {service.metadata.name}: {why}"
-            log.info("%s: %s", _name(grid), note)
-            self._reporter.normal(
-                self._resource, grid.metadata, reason="SuccessfulDelete", action="Delete", note=note
-            )
+            await self._delete(grid, service, why)
+
+    async def _delete(self, grid: ServiceGrid, service: Service, why: str) -> None:
+        await self._writer.delete(SERVICES, service.metadata)
+        self._cluster.services.deleted(service.metadata)
+        note = f"Deleted Service {service.metadata.name}: {why}"
+        log.info("%s: %s", _name(grid), note)
+        self._reporter.normal(self._resource, grid.metadata, reason="SuccessfulDelete", action="Delete", note=note)
 
     def _tell_fallbacks(self, grid: ServiceGrid, memory: _Memory) -> None:
         """Record an event for units that begin or cease to use another's endpoints; more than a few are counted."""

@@ -181,14 +181,16 @@ class Slices:
     ) -> tuple[list[EndpointSlice], float | None]:
         """Return the slices that endpoints are taken from, and in how many seconds these are others.
 
-        Where the Service with the selector is missing, or was just made, the present unit slices are among them.
+        Where the Service with the selector is missing, on its way out (Kubernetes deletes one slice after another
+        then, and makes none), or was just made, the present unit slices are among them.
         """
-        items = self._cluster.slices.by_index(SOURCE, index)
-        found = self._pods.get(key).named(sources_of(service, self._cluster.sites_of(grid), items))
+        items, sites = self._cluster.slices.by_index(SOURCE, index), self._cluster.sites_of(grid)
+        found = self._pods.get(key).named(sources_of(service, sites, items))
+        leaves = sites is not None and bool(sites.metadata.deletion_timestamp)
         if not has_endpoints(grid):
             return found, None
         now, kept = self._clock(), as_sources(present)
-        if not found and kept:
+        if kept and (leaves or not found):
             self._bare[key] = now
         settled = self._bare.get(key, -SETTLE) + SETTLE
         if settled <= now:

@@ -50,16 +50,16 @@ class Hostnames:
             {stem: name for stem, name in self.replica_sets.items() if stem in stems},
         )
 
-    def unknown(self, items: Iterable[EndpointSlice], *, each: bool) -> list[str]:
-        """Return the names of pods in `items` of which nothing is known; unless `each`, one of those that are alike.
+    def unknown(self, items: Iterable[EndpointSlice], *, alike: bool = True) -> list[str]:
+        """Return the names of pods in `items` of which nothing is known.
 
-        Those whose names begin alike may be of a Deployment, or of a DaemonSet, where none speaks for the others.
+        With `alike` it is one of those whose names begin alike, since that may answer for the others.
         """
         missing: dict[str, str] = {}
         for uid, name in pods_of(items).items():
             stem = _stem(name)
             if uid not in self.pods and stem not in self.replica_sets:
-                missing.setdefault(name if each else stem or name, name)
+                missing.setdefault((alike and stem) or name, name)
         return [*missing.values()]
 
     def named(self, items: Iterable[EndpointSlice]) -> list[EndpointSlice]:

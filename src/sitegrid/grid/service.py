@@ -59,6 +59,12 @@ def is_sites_of(service: Service, grid: ServiceGrid) -> bool:
     return service.metadata.labels.get(SITES_OF) == name != service.metadata.name
 
 
+def was_sites(service: Service) -> bool:
+    """Tell whether a Service was made as the one beside another, whatever its name is for now."""
+    labels = service.metadata.labels
+    return labels.get(SITES_OF, service.metadata.name) != service.metadata.name and labels.get(GRID_UNIQ_KEY) == ""
+
+
 def wanted_service(grid: ServiceGrid, sites: str = "") -> dict[str, Any]:
     """Return the Service of `grid`. The Service `sites` has its endpoints; without, it is as the template says."""
     labels = {

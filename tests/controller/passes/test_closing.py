@@ -15,6 +15,7 @@ from sitegrid.grid.applied import annotated, applied_hash
 from sitegrid.grid.service import wanted_service
 from sitegrid.kube.errors import ApiError
 from sitegrid.kube.resources import SERVICES
+from tests.support.fakeapi import NAMESPACE
 from tests.support.lives import crash_after_every_write
 
 Make = Callable[..., Any]
@@ -136,7 +137,7 @@ async def test_endpoints_that_somebody_wrote_stay(scene: Any, new_controller: Ma
 
 
 async def test_a_missing_service_takes_no_endpoint(new_scene: Make, new_controller: Make, endpoints: Any) -> None:
-    """The one with the selector is deleted by hand, and its slices go, too: units keep what they have meanwhile."""
+    """The one with the selector is deleted by hand, and its slices go with it: units keep what they have."""
 
     async def prepare(scene: Any) -> None:
         await _begin(scene, new_controller(scene))
@@ -294,3 +295,122 @@ async def test_a_plain_service_with_the_same_selector_is_told(scene: Any, new_co
         controller.sync("services")
         await controller.one_pass()
     assert scene.api.writes[writes:] == []
+
+
+async def test_a_service_on_its_way_out_takes_no_endpoint(scene: Any, new_controller: Make) -> None:
+    """A foreground deletion takes its slices one after another while it is still there (I8)."""
+    controller = new_controller(scene)
+    await _begin(scene, controller)
+    sites = scene.api.of("services")["web-svc-sites"]
+    item = scene.api.of("endpointslices")["web-svc-sites-abcde"]
+    leaving = {**sites["metadata"], "deletionTimestamp": "2026-01-01T00:01:00Z"}
+    scene.api.put("services", {**sites, "metadata": leaving})
+    _watch(scene)
+    endpoints: list[Any] = item["endpoints"]
+    for left in (endpoints[:1], []):
+        scene.api.put("endpointslices", {**item, "endpoints": left})
+        controller.sync()
+        await controller.one_pass()
+        assert _served(scene) == UNITS
+
+
+async def test_a_selector_that_goes_by_itself_is_no_work_for_ever(scene: Any, new_controller: Make) -> None:
+    """Who added it was faster to take it off: the conflict is forgotten, or its pass would come again at once."""
+    controller = new_controller(scene)
+    await _begin(scene, controller)
+    service = scene.api.of("services")["web-svc"]
+    scene.api.put("services", {**service, "spec": {**service["spec"], "selector": {"app": "other"}}})
+    controller.sync()
+    scene.api.put("services", service)
+    key = GridKey("ServiceGrid", NAMESPACE, "web")
+    assert await controller.services.reconcile(key) is not None  # the conflict's delay
+    controller.sync()
+    controller.clock += 1000
+    assert await controller.services.reconcile(key) is None
+    assert [reason for reason, _ in controller.recorder.events if reason == "SelectorRemoved"] == []
+
+
+async def test_an_older_cluster_role_stops_no_slice(
+    scene: Any, new_controller: Make, endpoints: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has no right to Endpoints: what Kubernetes made stays, the log says why, and units are served as ever."""
+    await _made_before(scene, new_controller(scene), endpoints)
+    controller, get = new_controller(scene), scene.api.get
+
+    async def forbidden(resource: Any, *args: Any) -> Any:
+        if resource.plural == "endpoints":
+            raise ApiError(403, "Forbidden", "may not get endpoints")
+        return await get(resource, *args)
+
+    scene.api.get = forbidden
+    await controller.until_rest()
+    assert "selector" not in scene.api.of("services")["web-svc"]["spec"]
+    assert "web-svc-abcde" in _own(scene)
+    assert "deploy/rbac/controller.yaml" in caplog.text
+    scene.node("c", "three")
+    await controller.until_rest()
+    assert _served(scene) == {**UNITS, "zone.three": {"10.0.0.2"}}
+    scene.api.get = get
+    await controller.until_rest()
+    assert _own(scene) == set()
+
+
+async def test_a_quota_stops_an_upgrade_and_no_unit(scene: Any, new_controller: Make, endpoints: Any) -> None:
+    """No room for a second Service: the first keeps its selector, its units their endpoints, and it is told."""
+    await _made_before(scene, new_controller(scene), endpoints)
+    controller = new_controller(scene)
+
+    def quota(verb: str, name: str) -> ApiError | None:
+        full = (verb, name) == ("apply", "web-svc-sites")
+        return ApiError(403, "Forbidden", "exceeded quota") if full else None
+
+    scene.api.refuse = quota
+    await controller.until_rest()
+    assert scene.api.of("services")["web-svc"]["spec"]["selector"] == {"app": "web"}
+    assert _served(scene) == UNITS
+    ready = scene.api.of("servicegrids")["web"]["status"]["conditions"][0]
+    assert (ready["status"], "exceeded quota" in ready["message"]) == ("False", True)
+    scene.api.refuse = lambda verb, name: None
+    controller.clock += 1000
+    await controller.until_rest()
+    assert "selector" not in scene.api.of("services")["web-svc"]["spec"]
+    assert _own(scene) == set()
+
+
+@pytest.mark.parametrize("first", ["x", "x-sites"])
+async def test_a_service_named_as_anothers_second_one(scene: Any, new_controller: Make, first: str) -> None:
+    """Two grids want ``x`` and ``x-sites``: who comes second gets another name, or its condition says whose it is."""
+    scene.node("a", "one")
+    other = {"x": "x-sites", "x-sites": "x"}[first]
+    controller = new_controller(scene)
+    for name in (first, other):
+        template = {"selector": {"app": name}, "ports": [{"port": 80}]}
+        spec = {"gridUniqKey": "zone", "serviceName": name, "template": template}
+        scene.api.put("servicegrids", {"metadata": {"name": f"grid-{name}"}, "spec": spec})
+        await controller.until_rest()
+    services, status = scene.api.of("services"), scene.api.of("servicegrids")[f"grid-{other}"]["status"]
+    if first == "x":
+        assert {*services} == {"x", "x-sites"}
+        assert status["conditions"][0]["reason"] == "NameConflict"
+        assert "ServiceGrid grid-x" in status["conditions"][0]["message"]
+    else:
+        assert services["x-sites"]["metadata"]["labels"]["tkeedge.io/sites"] == "x-sites-sites"
+        assert status["conditions"][0]["status"] == "True"
+        assert services[status["sitesService"]]["spec"]["selector"] == {"app": "x"}
+
+
+async def test_a_service_takes_the_name_of_its_second_one(scene: Any, new_controller: Make) -> None:
+    """serviceName becomes ``x-sites`` where that was the headless one: it is made anew, with an address."""
+    scene.node("a", "one")
+    template = {"selector": {"app": "x"}, "ports": [{"port": 80}]}
+    controller = new_controller(scene)
+    for name in ("x", "x-sites"):
+        spec = {"gridUniqKey": "zone", "serviceName": name, "template": template}
+        former = scene.api.of("servicegrids").get("grid", {"metadata": {"name": "grid"}})
+        scene.api.put("servicegrids", {**former, "spec": spec})
+        headless = scene.api.of("services").get("x-sites", {"metadata": {"uid": ""}})["metadata"]["uid"]
+        await controller.until_rest()
+    services = scene.api.of("services")
+    assert {*services} == {"x-sites", "x-sites-sites"}
+    assert services["x-sites"]["metadata"]["uid"] != headless
+    assert services["x-sites"]["metadata"]["labels"].keys().isdisjoint({"tkeedge.io/sites-of"})

@@ -253,7 +253,7 @@ def test_columns_of_kubectl_get(world: Any) -> None:
     assert lines[1].split()[:4] == ["grid", world.key, "2", "0"]
     lines = world.plane.kubectl("get", "sg", "-n", world.namespace).stdout.splitlines()
     assert lines[0].split() == ["NAME", "KEY", "SERVICE", "UNITS", "SERVED", "READY", "AGE"]
-    assert lines[1].split()[:5] == ["grid", world.key, "grid-svc", "2", "True"]
+    assert lines[1].split()[:6] == ["grid", world.key, "grid-svc", "2", "0", "True"]
 
 
 def test_ready_units_are_counted(world: Any) -> None:

@@ -17,6 +17,7 @@ from sitegrid.grid.observed import (
     EndpointConditions,
     EndpointPort,
     EndpointSlice,
+    ObjectReference,
     Service,
     ServiceSpec,
 )
@@ -256,3 +257,19 @@ def test_patch_slice_is_of_its_unit_and_holds_no_endpoint() -> None:
     observed: EndpointSlice = msgspec.json.decode(msgspec.json.encode(manifest(item)), type=EndpointSlice)
     assert unchanged(item, observed)
     assert not unchanged(other, observed)
+
+
+def test_a_units_endpoints_are_counted_as_pods() -> None:
+    """One with two address families, or in two sets of ports, is one, and ready where one of its endpoints is."""
+
+    def endpoint(address: str, node: str, uid: str, ready: bool) -> Endpoint:
+        ref = ObjectReference(kind="Pod", name=uid, uid=uid)
+        return msgspec.structs.replace(_endpoint(address, node, ready), target_ref=ref)
+
+    sources = [
+        _source([endpoint("10.0.0.1", "n1", "p1", True), endpoint("10.0.0.2", "n2", "p2", False)]),
+        _source([endpoint("10.0.0.1", "n1", "p1", False)], EndpointPort(name="dns", protocol="UDP", port=53)),
+        _source([endpoint("fd00::1", "n1", "p1", True)], address_type="IPv6"),
+        _source([_endpoint("10.0.0.7", "n3"), _endpoint("10.0.0.8", "n3"), _endpoint("10.0.0.9", "unknown")]),
+    ]
+    assert wanted_slices(SERVICE, "zone", sources, UNITS).endpoints == {"one": (1, 2), "NodeUnit2": (2, 2)}

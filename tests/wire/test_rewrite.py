@@ -13,6 +13,7 @@ from sitegrid.wire.labels import (
     SERVICE_NAME,
     SERVICE_PROXY_NAME,
     SITEGRID,
+    SITES_OF,
     UNIT,
     UNIT_SERVICE_NAME,
 )
@@ -103,3 +104,10 @@ def test_another_proxys_service_is_left_to_it() -> None:
 def test_a_service_of_no_grid_is_not_ours() -> None:
     """Without the key the Service is not rewritten, even under our proxy name."""
     assert grid_service_labels({SERVICE_PROXY_NAME: SITEGRID}, {"zone", ""}) is None
+
+
+@given(st.sets(st.sampled_from(["", "zone", "b"])), st.sampled_from(["", "zone"]))
+def test_the_service_with_all_endpoints_is_shown_to_nobody(keys: set[str], key: str) -> None:
+    """Whatever its unique key is said to be, and whatever keys a node has (I2)."""
+    labels = {GRID_UNIQ_KEY: key, SERVICE_PROXY_NAME: SITEGRID, SITES_OF: "web"}
+    assert grid_service_labels(labels, keys) is None

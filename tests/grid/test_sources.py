@@ -10,7 +10,6 @@ from sitegrid.api.meta import ManagedMeta, ObjectMeta, OwnerReference
 from sitegrid.grid.observed import Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Service, ServiceSpec
 from sitegrid.grid.slices import wanted_slices
 from sitegrid.grid.sources import (
-    ENDPOINTSLICE_CONTROLLER,
     MIRRORING_CONTROLLER,
     as_sources,
     covers,
@@ -19,6 +18,7 @@ from sitegrid.grid.sources import (
     source_service,
     sources_of,
 )
+from sitegrid.wire.labels import ENDPOINTSLICE_CONTROLLER
 
 SITES = Service(metadata=ManagedMeta(name="web-sites", uid="sites", labels={"tkeedge.io/sites-of": "web"}))
 UNITS = {"n1": "one", "n2": "two"}

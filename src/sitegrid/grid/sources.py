@@ -77,7 +77,7 @@ def leftovers(service: Service, items: Iterable[EndpointSlice]) -> list[Endpoint
     They have the labels that it had, as those that are mirrored from its Endpoints of that time; others are of
     somebody's own Endpoints.
     """
-    if not is_closed(service) or service.spec.selector:
+    if service.spec.selector:
         return []
     name = service.metadata.name
     return [item for item in items if (x := item.metadata.labels).get(SERVICE_NAME) == name and GRID_UNIQ_KEY in x]

@@ -55,6 +55,8 @@ RBAC = Path(__file__).parents[2] / "deploy" / "rbac" / "agent.yaml"
 ADMIN = "admin-token"
 AGENT = "agent-token"
 READER = "reader-token"
+CLIENT: Final = {"Authorization": "Bearer clients-token"}
+"""What a client of an agent in front of the fake says, unless it says something else: it has long been accepted."""
 
 
 def write_certificate(directory: Path) -> None:
@@ -264,6 +266,8 @@ class FakeApi:
         self.silent = False
         self.held: set[str] = set()
         self.refusals: dict[str, tuple[int, bytes]] = {}
+        self.unknown: set[str] = set()
+        """Authorization headers that are 401, whatever is asked."""
         self.watchers: list[_Watcher] = []
         self._held_events: list[tuple[_Watcher, bytes]] = []
         self._server: asyncio.Server | None = None
@@ -394,6 +398,9 @@ class FakeApi:
         self.requests.append((method, target, headers))
         if self.silent:
             await reader.read()
+            return
+        if headers.get("authorization") in self.unknown:
+            self._reply(writer, 401, b'{"kind":"Status","code":401}')
             return
         path, _, query = target.partition("?")
         options = {name: values[0] for name, values in parse_qs(query).items()}
@@ -595,7 +602,7 @@ class Site:
     async def get(self, path: str, accept: str = "application/json", **parameters: Any) -> tuple[int, Any]:
         """GET with query parameters; return status and the decoded JSON (or the bytes)."""
         target = f"{path}?{urlencode(parameters)}" if parameters else path
-        status, headers, body = await self.request("GET", target, {"Accept": accept})
+        status, headers, body = await self.request("GET", target, {"Accept": accept, **CLIENT})
         return status, json.loads(body) if headers.get("content-type", "").startswith("application/json") else body
 
     async def names(self, path: str, **parameters: Any) -> list[str]:
@@ -607,7 +614,8 @@ class Site:
     async def watch(self, path: str, **parameters: Any) -> WatchStream:
         """Open a watch; the response must be 200."""
         target = f"{path}?{urlencode({'watch': 'true', **parameters})}"
-        reader, writer = await self.raw(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        lines = [f"GET {target} HTTP/1.1", "Host: localhost", *(f"{name}: {value}" for name, value in CLIENT.items())]
+        reader, writer = await self.raw("\r\n".join(lines).encode() + b"\r\n\r\n")
         async with asyncio.timeout(20):
             head = await reader.readuntil(b"\r\n\r\n")
         assert b" 200 " in head.split(b"\r\n")[0], head
@@ -661,6 +669,7 @@ async def run_agent(
     upstream = Upstream(credentials)
     disk = Disk(data_dir, metrics) if data_dir is not None else None
     hub = Hub(node_name, upstream, metrics, disk)
+    hub.authentication.heard(CLIENT["Authorization"], 200)
     server = Server(hub, upstream, metrics, parse_reads(cache, secrets=secrets))
     writing = None
     if disk is not None:

@@ -86,7 +86,7 @@ async def test_endless_pipelining_is_refused(site: Any) -> None:
 
 async def test_a_connection_at_rest_gives_way(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who holds connections without a request keeps nobody out."""
-    monkeypatch.setattr("sitegrid.agent.http.MAX_CONNECTIONS", 2)
+    monkeypatch.setattr("sitegrid.agent.places.MAX_CONNECTIONS", 2)
     silent, _ = await site.raw(b"")
     rested, _ = await site.raw(GET)
     await rested.readuntil(b"ok\n")
@@ -100,7 +100,8 @@ async def test_a_connection_at_rest_gives_way(site: Any, monkeypatch: pytest.Mon
 
 async def test_too_many_connections_are_turned_away(site: Any, objects: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where every connection has a request, a further one is closed at once; the others go on."""
-    monkeypatch.setattr("sitegrid.agent.http.MAX_CONNECTIONS", 1)
+    monkeypatch.setattr("sitegrid.agent.places.MAX_CONNECTIONS", 1)
+    monkeypatch.setattr("sitegrid.agent.places.NEWCOMERS", 0)
     watch = await site.watch(objects.slices)
     with contextlib.suppress(ConnectionError):
         assert await _exchange(site, GET) == b""
@@ -345,10 +346,10 @@ async def test_a_client_that_does_not_read_a_short_answer_is_cut_off(
         for _ in range(200):
             writer.write(request)
             await writer.drain()
-            if not site.server._connections:
+            if not site.server._places.connections:
                 break
             await asyncio.sleep(0)
-    await objects.eventually(lambda: not site.server._connections)
+    await objects.eventually(lambda: not site.server._places.connections)
 
 
 @pytest.mark.parametrize("protocol", ["h2c", "websocket, h2c", "HTTP/2.0", "TLS/1.0"])

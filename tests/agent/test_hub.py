@@ -33,11 +33,11 @@ async def test_an_idle_view_makes_room(site: Any, objects: Any, monkeypatch: pyt
 
 
 async def test_too_many_open_views_are_refused(site: Any, objects: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When all views are in use, one more is 503."""
+    """When all views are in use by a client, one more of it is 429."""
     monkeypatch.setattr("sitegrid.agent.hub.MAX_VIEWS", 1)
     await site.list_and_watch(objects.slices)
     status, _ = await site.get(objects.slices, labelSelector="a")
-    assert status == 503
+    assert status == 429
 
 
 async def test_selections_that_leave_out_share_one_source(site: Any, api: Any, objects: Any) -> None:

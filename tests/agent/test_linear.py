@@ -29,6 +29,7 @@ from sitegrid.agent.multiplex import is_field
 from sitegrid.agent.negotiate import negotiate
 from sitegrid.agent.options import OptionsError, list_options, parse_query
 from sitegrid.agent.passthrough import end_to_end
+from sitegrid.agent.places import Places
 from sitegrid.agent.reads import parse_reads
 from sitegrid.agent.request import Body, Request
 from sitegrid.wire import percent
@@ -122,7 +123,7 @@ def _head(lines: bytes) -> None:
     async def handler(request: Request, connection: Connection) -> None:
         pass
 
-    connection = Connection(handler, Metrics(), {})
+    connection = Connection(handler, Metrics(), Places(Metrics(), lambda identity: False))
     connection.transport = Transport()
     connection.data_received(b"GET /" + lines + b"\r\n\r\n")
 

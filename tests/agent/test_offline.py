@@ -438,7 +438,7 @@ async def test_questions_without_end_do_not_fill_the_disk(
     async with start_agent() as site:
         for number in range(30):
             assert await site.names(objects.slices, labelSelector=f"made-up={number}") == []
-    assert 5 <= len([*(tmp_path / "data").iterdir()]) <= 11  # and the salt
+    assert 5 <= len([*(tmp_path / "data").iterdir()]) <= 10 + 5  # the essential ones, the salt, and who was accepted
 
 
 async def test_views_are_not_forgotten_offline(
@@ -456,3 +456,60 @@ async def test_views_are_not_forgotten_offline(
         first = next(iter(site.hub._timers.values()))
         await objects.eventually(lambda: first not in site.hub._timers.values())  # it has run out
         assert await site.names(objects.slices) == ["a"]
+
+
+async def test_what_nobody_known_asks_for_is_not_written(
+    api: Any, objects: Any, start_agent: Any, tmp_path: Path
+) -> None:
+    """Selections without an accepted credential leave nothing on the disk, until somebody known shares one."""
+    api.unknown.add("Bearer wrong")
+    async with start_agent() as site:
+        await site.names(objects.slices)
+    before = {path.name for path in (tmp_path / "data").iterdir()}
+    async with start_agent() as site:
+        for headers in ({}, {"Authorization": "Bearer wrong"}):
+            for number in range(20):
+                target = f"{objects.slices}?labelSelector=made-up%3D{number}"
+                assert (await site.request("GET", target, headers))[0] == 200
+        await site.request("GET", objects.nodes, {**PROXY, "Authorization": "Bearer wrong"})
+    assert {path.name for path in (tmp_path / "data").iterdir()} == before
+    async with start_agent() as site:
+        assert (await site.request("GET", objects.slices + "?labelSelector=made-up", {}))[0] == 200
+        assert await site.names(objects.slices, labelSelector="made-up") == []
+    assert len([*(tmp_path / "data").iterdir()]) == len(before) + 1
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["nobody", "known"])
+async def test_the_essentials_are_written_whatever_else_is_asked_for(
+    api: Any, objects: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """Made-up selections without end, then another label of the node, a cut and a restart: its new unit is served."""
+    monkeypatch.setattr("sitegrid.agent.disk.MAX_DOCUMENTS", 10)
+    api.put(objects.slices, objects.plain("a", "10.9.0.1"))
+    api.put(objects.slices, objects.unit("zone.u2", "10.2.0.1"))
+    async with start_agent() as site:
+        for number in range(30):
+            target = f"{objects.slices}?labelSelector=made-up%3D{number}"
+            assert (await site.request("GET", target, PROXY if known else {}))[0] == 200
+        _, watch = await site.list_and_watch(objects.slices)
+        api.put(objects.nodes, objects.node("n1", zone="u2"))
+        assert await watch.summary(1) == [("ADDED", "web-zone.u2")]
+    await api.stop()
+    async with start_agent() as site:
+        assert await site.names(objects.slices) == ["a", "web-zone.u2"]
+
+
+async def test_one_clients_documents_are_not_all_that_there_may_be(
+    api: Any, objects: Any, start_agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A known client that makes up selections leaves some documents to the next one."""
+    monkeypatch.setattr("sitegrid.agent.disk.MAX_DOCUMENTS", 10)
+    monkeypatch.setattr("sitegrid.agent.disk.SHARE", 6)
+    api.put(objects.slices, objects.plain("a", "10.9.0.1", mine="yes"))
+    async with start_agent() as site:
+        for number in range(20):
+            await site.names(objects.slices, labelSelector=f"made-up={number}")
+        await site.request("GET", objects.nodes, PROXY)
+    await api.stop()
+    async with start_agent() as site:
+        assert (await site.request("GET", objects.nodes, PROXY))[0] == 200

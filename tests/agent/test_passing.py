@@ -560,7 +560,7 @@ async def test_a_client_that_does_not_read_stops_only_itself(http2_site: Any, se
     await http2_site.raw(b"GET /slow HTTP/1.1\r\nHost: localhost\r\nAuthorization: a\r\n\r\n")
     connection, stream = await server.asked(b"/slow")
     connection.answer(stream, b"200")
-    (client,) = http2_site.server._connections
+    (client,) = http2_site.server._places.connections
     while client._writable.is_set() or connection.windows[stream] >= MAX_FRAME:
         if connection.windows[stream] >= MAX_FRAME:
             connection.send(DATA, 0, stream, b"x" * MAX_FRAME)

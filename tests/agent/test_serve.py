@@ -210,7 +210,8 @@ async def stalled(site: Any, api: Any, objects: Any) -> AsyncIterator[tuple[_Sta
     assert len(await site.names(objects.slices)) == 44
     (view,) = site.hub._views.values()
     connection = _Stalled()
-    task = asyncio.ensure_future(send_list(view, ListOptions(), connection, site.metrics))  # type: ignore[arg-type]
+    sending = send_list(view, ListOptions(), connection, site.metrics, authenticated=True)  # type: ignore[arg-type]
+    task = asyncio.ensure_future(sending)
     await objects.eventually(lambda: connection.sent)
     yield connection, task
     task.cancel()

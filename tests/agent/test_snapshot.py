@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sitegrid.agent.snapshot import Directory, Document, Record, Snapshotter
+from sitegrid.agent.snapshot import ESSENTIAL, Directory, Document, Record, Snapshotter
 
 SLICES = "discovery.k8s.io/v1/endpointslices?labelSelector=tkeedge.io/unit in (a,b)|protobuf"
 OLD = Document(SLICES, [Record("default/a", "7", b"old"), Record("default/b", "8", b"")], "8", {"units": "a,b"})
@@ -372,6 +372,17 @@ def test_a_document_over_the_limit_is_refused_and_others_go_on(path: Path) -> No
     assert load(path) == {OLD.name: OLD, OTHER.name: OTHER}
 
 
+def test_the_essential_ones_have_room_of_their_own(path: Path) -> None:
+    """However much the others are and grow to, a new essential document still fits."""
+    directory = Directory(path, max_bytes=100_000)
+    for size in range(1000, 100_000, 1000):
+        for name in "ab":
+            directory.write(Document(name, [Record("default/a", "1", b"x" * size)]))
+    assert directory.size() > 80_000
+    assert not directory.write(Document("c", [Record("default/a", "1", b"x" * 9_000)]))
+    assert directory.write(Document("c", [Record("default/a", "1", b"x" * 9_000)], metadata={ESSENTIAL: "yes"}))
+
+
 def test_new_documents_leave_room_for_what_is_there(path: Path) -> None:
     """Whoever makes up questions, and so documents, does not keep the others from being renewed."""
     directory = Directory(path, max_bytes=2 * NEW.size)
@@ -380,7 +391,7 @@ def test_new_documents_leave_room_for_what_is_there(path: Path) -> None:
     while directory.write(Document(f"made up {number}", [Record("default/a", "1", b"x" * 20_000)])):
         number += 1
     assert number
-    assert directory.write(Document(OLD.name, [Record("default/a", "9", b"y" * 60_000)]))
+    assert directory.write(Document(OLD.name, [Record("default/a", "9", b"y" * 40_000)]))
 
 
 def test_a_document_over_the_limit_is_told_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,8 @@ files. A credential is never written: what was read with one is kept under a key
 presents the same credential again gets it, and only if the API server once accepted it.
 
 What no client has asked for since the last but one sweep is removed, at a time when the API server can be reached.
+The hub says for whom a source is kept: a client may have many documents begun, but not all that there may be, and the
+node's essentials are nobody's and are always written.
 
 Invariants: I1 (a source's document is found under exactly what that source asks for, units included); nothing here
 raises because of the disk. Held by ``tests/agent/test_offline.py``.
@@ -22,14 +24,20 @@ from typing import Final
 
 from sitegrid.agent.eventlog import Place
 from sitegrid.agent.metrics import Metrics
-from sitegrid.agent.snapshot import DamagedError, Directory, Document, Record, Snapshotter
+from sitegrid.agent.snapshot import ESSENTIAL, DamagedError, Directory, Document, Record, Snapshotter
 from sitegrid.agent.source import Source, SourceKey, Stored
 from sitegrid.wire.codec import Item
 from sitegrid.wire.packed import Packer
 
 SWEEP_SECONDS: Final = 3600.0
 MAX_DOCUMENTS: Final = 512
-"""Most documents that are begun between two sweeps: more than a kubelet has, and clients can make up any number."""
+"""Most documents that are begun between two sweeps, beside the essential ones: clients can make up any number."""
+SHARE: Final = 384
+"""Most of them that are begun for one client: more than a kubelet has."""
+NODE: Final = ""
+"""For whom the node's essentials are kept."""
+_ESSENTIAL: Final = {ESSENTIAL: "yes"}
+_ACCEPTED: Final = "accepted"
 _SALT: Final = "salt"
 _SALT_BYTES: Final = 32
 _LEFT: Final = "left"
@@ -67,6 +75,8 @@ class Disk:
             at = document.metadata.get("at", "")
             self._directory.written_at = max(self._directory.written_at, float(at) if at.isdecimal() else 0.0)
         self._used: set[str] = set()
+        self._begun: dict[str, str] = {}
+        """For whom each document was begun since the last sweep."""
         self._salt = self._load_salt()
         self._places: dict[str, Place] = {}
         self._shown: set[str] = set()
@@ -81,7 +91,7 @@ class Disk:
             if len(record.data) == _SALT_BYTES:
                 return record.data
         salt = secrets.token_bytes(_SALT_BYTES)
-        self._directory.write(Document(_SALT, (Record("", "", salt),)))
+        self._directory.write(Document(_SALT, (Record("", "", salt),), metadata=_ESSENTIAL))
         return salt
 
     def _load_left(self) -> None:
@@ -111,6 +121,19 @@ class Disk:
         """Return the name under which data of the client with this Authorization header are kept."""
         return hmac.digest(self._salt, authorization.encode("latin-1"), "sha256").hex()
 
+    def accepted(self) -> tuple[str, ...]:
+        """Return the identities whose credentials the API server had accepted."""
+        found = self._directory.read(_ACCEPTED)
+        return tuple(record.key for record in found.records) if found is not None else ()
+
+    def keep_accepted(self, identities: Callable[[], Iterable[str]]) -> None:
+        """Have them written soon."""
+
+        def document() -> Document:
+            return Document(_ACCEPTED, tuple(Record(each, "", b"") for each in identities()), metadata=_ESSENTIAL)
+
+        self._snapshotter.changed(_ACCEPTED, document)
+
     def load(self, key: SourceKey) -> Stored | None:
         """Return the last state of the source that asks for `key`, if there is a whole one."""
         name = _name(key)
@@ -130,17 +153,29 @@ class Disk:
         self._used.add(name)
         return Stored(objects, int(document.resource_version), packer)
 
-    def keep(self, source: Source) -> None:
-        """Have the source's state written soon; removed where there is none to be shown."""
+    def keep(self, source: Source, owner: str) -> None:
+        """Have the source's state written soon for the identity `owner`, or as one of the essentials."""
         name = _name(source.key)
-        if not source.synced:
-            self._snapshotter.removed(name)
-            return
+        essential = owner == NODE
         if name not in self._used:
-            if max(len(self._used), self._snapshotter.unwritten) >= MAX_DOCUMENTS:
+            if not essential and self._is_full(owner):
                 return
             self._used.add(name)
-        self._snapshotter.changed(name, lambda: _document(name, source))
+            if not essential:
+                self._begun[name] = owner
+        self._snapshotter.changed(name, lambda: _document(name, source, essential=essential))
+
+    def _is_full(self, owner: str) -> bool:
+        """Tell whether no more documents are begun for `owner`."""
+        if len(self._begun) >= MAX_DOCUMENTS or self._snapshotter.unwritten >= 2 * MAX_DOCUMENTS:
+            return True  # a disk that fails is swept no better
+        return sum(each == owner for each in self._begun.values()) >= SHARE
+
+    def forget(self, key: SourceKey) -> None:
+        """Have what was kept of a source removed, if anything was: it may be shown no more."""
+        name = _name(key)
+        if name in self._used:
+            self._snapshotter.removed(name)
 
     async def run(self, active: Callable[[], list[SourceKey]], reachable: Callable[[], bool]) -> None:
         """Write and sweep for ever; cancelled, write what is left. `active` are the sources that have users."""
@@ -157,8 +192,11 @@ class Disk:
     async def sweep(self, active: list[SourceKey]) -> None:
         """Remove what is neither of an `active` source nor used since the last sweep."""
         names = {_name(key) for key in active}
-        await asyncio.get_running_loop().run_in_executor(None, self._directory.retain, {_SALT, *names, *self._used})
+        await asyncio.get_running_loop().run_in_executor(
+            None, self._directory.retain, {_SALT, _ACCEPTED, *names, *self._used}
+        )
         self._used = names
+        self._begun.clear()
 
 
 def _name(key: SourceKey) -> str:
@@ -167,9 +205,10 @@ def _name(key: SourceKey) -> str:
     return "\n".join((*parts, "metadata" if key.metadata_only else ""))
 
 
-def _document(name: str, source: Source) -> Document:
+def _document(name: str, source: Source, *, essential: bool) -> Document:
     records = _Records(source.objects.values())
-    return Document(name, records, str(source.rv), {"at": f"{time.time():.0f}"})
+    metadata = {"at": f"{time.time():.0f}", **(_ESSENTIAL if essential else {})}
+    return Document(name, records, str(source.rv), metadata)
 
 
 class _Records:

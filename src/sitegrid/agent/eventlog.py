@@ -56,6 +56,8 @@ class EventLog:
 
     def __init__(self, resource: Resource, codec: Codec) -> None:
         self.readers: set[Reader] = set()
+        self.limit = LOG_BYTES
+        """Bytes of objects that it may hold."""
         self.lost_rv = 0
         """The newest resourceVersion that can no longer be resumed from, since its place is forgotten."""
         self._resource = resource
@@ -84,7 +86,7 @@ class EventLog:
 
     def trim(self) -> None:
         """Forget the older half when there is too much, and the resourceVersions that only it could serve."""
-        if len(self._events) <= LOG_EVENTS and self._bytes <= LOG_BYTES:
+        if len(self._events) <= LOG_EVENTS and self._bytes <= self.limit:
             return
         half = len(self._events) // 2 + 1
         self._bytes -= sum(len(event.item.raw) for event in self._events[:half])

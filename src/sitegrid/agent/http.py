@@ -2,9 +2,9 @@
 
 Strict where requests could be read in two ways: both framings at once, repeated Host, Content-Length,
 Transfer-Encoding or Authorization, and any transfer coding but `chunked` are 400 and close the connection. Limits on
-heads, connections and waiting times keep one client from starving the others. Upgrades to another HTTP are not taken.
-A handler reads `Request.body` and answers with `Connection.respond`, or `start`, `send` and `finish`; `send` waits
-while the client does not read.
+heads and waiting times, and `Places`, keep one client from starving the others. Upgrades to another HTTP are not
+taken. A handler reads `Request.body` and answers with `Connection.respond`, or `start`, `send` and `finish`; `send`
+waits while the client does not read.
 
 Invariant: what the parser and the API server could understand differently is not passed on.
 Held by ``tests/agent/test_http.py``.
@@ -23,12 +23,12 @@ from typing import Final, cast
 import httptools
 
 from sitegrid.agent.metrics import Metrics
+from sitegrid.agent.places import Places
 from sitegrid.agent.request import STALL_TIMEOUT, Body, Disconnected, Request
 from sitegrid.wire.status import Status
 
 MAX_HEAD: Final = 64 * 1024
 MAX_TARGET: Final = 16 * 1024
-MAX_CONNECTIONS: Final = 256
 HEAD_TIMEOUT: Final = 15.0
 """Seconds for a request head to arrive once its connection is open or its first byte is there."""
 IDLE_TIMEOUT: Final = 300.0
@@ -49,7 +49,7 @@ Handler = Callable[[Request, "Connection"], Awaitable[None]]
 class Connection(asyncio.Protocol):
     """One client. `handler` is called for each request; what it leaves unanswered closes the connection.
 
-    With a `context` TLS comes first. The connection is among the `connections` from its beginning, so that those who
+    With a `context` TLS comes first. The connection has one of the `places` from its beginning, so that those who
     never say a word are not without limit.
     """
 
@@ -57,12 +57,12 @@ class Connection(asyncio.Protocol):
         self,
         handler: Handler,
         metrics: Metrics,
-        connections: dict[Connection, None],
+        places: Places,
         context: ssl.SSLContext | None = None,
     ) -> None:
         self._handler = handler
         self._metrics = metrics
-        self._connections = connections
+        self._places = places
         self._context = context
         self._early: list[bytes] | None = None if context is None else []
         """What came with the end of the handshake."""
@@ -86,21 +86,18 @@ class Connection(asyncio.Protocol):
         self.lost = asyncio.Event()
         self.started = False
         """Whether a response to the current request has begun."""
+        self.identity = ""
+        """Whose credential the last request had (`Authentication.identity`)."""
+        self.place = ""
+        """Which place the request has that is being served (see `places`)."""
 
     # What asyncio calls.
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection; when there are too many, one at rest gives way, or this one is turned away."""
+        """Take the connection; when there are too many, another one gives way, or this one is turned away."""
         self._use(transport)
-        if len(self._connections) >= MAX_CONNECTIONS:
-            self._metrics.add("turned_away_total")
-            resting = next((connection for connection in self._connections if connection.resting), None)
-            if resting is None:
-                self.abort()
-                return
-            del self._connections[resting]
-            resting.abort()
-        self._connections[self] = None
-        self._metrics.set("connections", len(self._connections))
+        if not self._places.enter(self):
+            self.abort()
+            return
         self._task = asyncio.get_running_loop().create_task(self._serve(), name="client")
         self._arm(HEAD_TIMEOUT)
 
@@ -138,8 +135,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop whatever is being done for the client."""
         self.lost.set()
-        self._connections.pop(self, None)
-        self._metrics.set("connections", len(self._connections))
+        self._places.leave(self)
         self._disarm()
         self._writable.set()
         if self._task is not None:

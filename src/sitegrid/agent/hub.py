@@ -2,7 +2,10 @@
 
 Called by the server for every LIST and WATCH. Equal requests share a view, equal questions to the API server share a
 source, so upstream traffic does not grow with a node's clients. With a disk, a source begins with what was kept of
-it. While the API server cannot be reached nothing is let go: nobody could get it again. Held by
+it. While the API server cannot be reached nothing is let go: nobody could get it again.
+
+Most views are kept back for authenticated clients. What no such client has asked for goes soon, has short lists, and
+is never on the disk, unless it is essential for the node: then it is always there. Held by
 ``tests/agent/test_hub.py``, ``tests/agent/test_offline.py``.
 """
 
@@ -15,22 +18,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from sitegrid.agent.disk import Disk
+from sitegrid.agent.authentication import Authentication
+from sitegrid.agent.disk import NODE, Disk
 from sitegrid.agent.eventlog import Place
 from sitegrid.agent.metrics import Metrics
 from sitegrid.agent.node import NodeUnits, node_source_key
 from sitegrid.agent.patches import Patches
+from sitegrid.agent.places import greediest
 from sitegrid.agent.source import TAKEN_OVER, Source, SourceKey
 from sitegrid.agent.upstream import Upstream
-from sitegrid.agent.view import View, ViewKey
+from sitegrid.agent.view import Client, View, ViewKey
 from sitegrid.wire.codec import Codec, Item
 from sitegrid.wire.protobufcodec import PROTOBUF
-from sitegrid.wire.resources import ENDPOINTSLICES, Resource
+from sitegrid.wire.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES, Resource
 
 LINGER: Final = 300.0
 """Seconds that a view is kept without a client: a client's restart must not cost a new list over the WAN."""
+SHORT_LINGER: Final = 10.0
+"""The same where no authenticated client has asked for it."""
 MAX_VIEWS: Final = 64
 """Of guarded resources, and as many times four of others (a kubelet watches each ConfigMap by itself)."""
+MAX_UNAUTHENTICATED: Final = 16
+"""Those of each kind that no authenticated client has asked for."""
 
 
 class TooManyViews(Exception):
@@ -49,6 +58,13 @@ class Hub:
         self._disk = disk
         self._salt = secrets.token_bytes(32)
         self._authorizations: dict[str, str] = {}
+        if disk is None:
+            self.authentication = Authentication(upstream, self.identify)
+        else:
+            self.authentication = Authentication(
+                upstream, self.identify, disk.accepted(), lambda: disk.keep_accepted(self.authentication.remembered)
+            )
+        self.authentication.listeners.append(self._accepted)
         upstream.wan.listeners.append(self._wan_changed)
         self._sources: dict[SourceKey, tuple[Source, list[int]]] = {}
         self._views: dict[ViewKey, View] = {}
@@ -71,20 +87,71 @@ class Hub:
         return source
 
     def _new_source(self, key: SourceKey) -> Source:
-        authorization = self._authorizations[key.identity] if key.identity else ""
-        if self._disk is None:
-            return Source(key, self._upstream, self._metrics, authorization=authorization)
         return Source(
             key,
             self._upstream,
             self._metrics,
-            authorization=authorization,
-            stored=self._disk.load(key),
+            authorization=self._authorizations[key.identity] if key.identity else "",
+            stored=self._disk.load(key) if self._disk is not None else None,
             # After a relabelling what was kept for these units may be older than what clients have been shown since.
             resume=self._unit_changes < 2,
-            shown=asyncio.get_running_loop().time() < self._taken_over and self._disk.was_shown(key),
-            keep=self._disk.keep,
+            shown=self._was_shown(key),
+            keep=self._keep,
+            heard=self.authentication.heard,
+            wanted=lambda source: self._owner(source) is not None,
         )
+
+    def _was_shown(self, key: SourceKey) -> bool:
+        """Tell whether the agent before this one has shown it until a moment ago."""
+        live = asyncio.get_running_loop().time() < self._taken_over
+        return live and self._disk is not None and self._disk.was_shown(key)
+
+    def _keep(self, source: Source) -> None:
+        """Have the disk hold what somebody known wants of it; what may not be shown any more goes in any case."""
+        if self._disk is None:
+            return
+        if not source.synced:
+            self._disk.forget(source.key)
+        elif (owner := self._owner(source)) is not None:
+            self._disk.keep(source, owner)
+
+    def _owner(self, source: Source) -> str | None:
+        """Return for whom a source is kept: the node itself or an authenticated client; None where it is nobody's."""
+        if self._is_essential(source.key):
+            return NODE
+        if source.key.identity:
+            return source.key.identity if self.authentication.accepted(source.key.identity) else None
+        views = (listener for listener in source.listeners if isinstance(listener, View))
+        return next((view.owner for view in views if view.owner), None)
+
+    def _is_essential(self, key: SourceKey) -> bool:
+        """Tell whether the node cannot do without it: itself, its units' slices, and what all clients share."""
+        if key == node_source_key(self.node.name):
+            return True
+        for resource in (ENDPOINTSLICES, SERVICES, ENDPOINTS):
+            whole = ViewKey(resource, "", "", "", key.codec)
+            sources = (
+                whole.plain_source(),
+                whole.slices_source(self.node.units),
+                whole.services_source(self.node.keys),
+            )
+            if key in sources:
+                return True
+        return False
+
+    def _accepted(self, identity: str) -> None:
+        """Have what a client is asking for be its own, now that the API server is known to have accepted it."""
+        for view in list(self._views.values()):
+            if view.key.identity == identity or any(client.identity == identity for client in view.clients):
+                self._own(view, identity)
+
+    def _own(self, view: View, identity: str) -> None:
+        if view.owner:
+            return
+        view.own(identity)
+        for source in view.sources():
+            if source.synced:
+                self._keep(source)
 
     def _source_broken(self, error: BaseException) -> None:
         if not self.broken.done():
@@ -133,14 +200,14 @@ class Hub:
         return None
 
     @contextmanager
-    def view(self, key: ViewKey, authorization: str = "") -> Iterator[View]:
-        """Give the view of `key` while a request needs it; `authorization` is that of the key's identity.
+    def view(self, key: ViewKey, client: Client, authorization: str = "") -> Iterator[View]:
+        """Give the view of `key` while a request of `client` needs it; `authorization` is that of the key's identity.
 
         Raises `SelectorError`, `TooManyViews`.
         """
         view = self._views.get(key)
         if view is None:
-            self._make_room(key)
+            self._make_room(key, client.identity)
             if key.identity:
                 self._authorizations[key.identity] = authorization
             left = self._disk.left(key.name) if self._disk is not None else None
@@ -149,52 +216,94 @@ class Hub:
             self._metrics.set("views", len(self._views))
         if key in self._timers:
             self._timers.pop(key).cancel()
-        view.clients += 1
+        view.clients[client] = None
+        if self.authentication.accepted(client.identity):
+            self._own(view, client.identity)
         try:
             yield view
         finally:
-            view.clients -= 1
+            del view.clients[client]
             if not view.clients and self._views.get(key) is view:
                 # A view that the API server refused, or that has nothing to show, is of no use to the next client.
                 useless = view.refusal is not None or (self._upstream.wan.down and not view.ready)
-                delay = 0 if useless else LINGER
+                delay = 0 if useless else LINGER if view.owner else SHORT_LINGER
                 self._timers[key] = asyncio.get_running_loop().call_later(delay, self._expire, key)
 
-    def _make_room(self, wanted: ViewKey) -> None:
-        """Drop the view that has been without clients for the longest time, when there are too many of its kind."""
-        alike = [key for key in self._views if bool(key.identity) == bool(wanted.identity)]
-        if len(alike) < (4 * MAX_VIEWS if wanted.identity else MAX_VIEWS):
-            return
+    def has_room(self, key: ViewKey, identity: str) -> bool:
+        """Tell whether the view of `key` is there, or may be made for that client now."""
+        return key in self._views or self._is_left(key, identity) or self._last_wanted(key, identity) is not None
+
+    def _alike(self, wanted: ViewKey) -> dict[ViewKey, View]:
+        """Return the views of a kind, the oldest first."""
+        return {key: view for key, view in self._views.items() if bool(key.identity) == bool(wanted.identity)}
+
+    def _is_left(self, wanted: ViewKey, identity: str) -> bool:
+        """Tell whether a view can be made without another one's end."""
+        alike = self._alike(wanted).values()
+        if len(alike) >= (4 * MAX_VIEWS if wanted.identity else MAX_VIEWS):
+            return False
+        if self.authentication.accepted(identity):
+            return True
+        return sum(not view.owner for view in alike) < min(MAX_UNAUTHENTICATED, MAX_VIEWS)
+
+    def _last_wanted(self, wanted: ViewKey, identity: str) -> ViewKey | None:
+        """Return the view of its kind that can be missed most, and that a client may have ended for its own."""
+        alike = self._alike(wanted)
+        idle = next((key for key in self._timers if key in alike and not alike[key].owner), None)
+        if idle is not None or not self.authentication.accepted(identity):
+            return idle
         idle = next((key for key in self._timers if key in alike), None)
-        if idle is None:
+        if idle is not None:
+            return idle
+        accepted = self.authentication.accepted
+        for key, view in alike.items():
+            if not any(accepted(client.identity) for client in view.clients):
+                return key
+        greedy = greediest(identity, [view.owner for view in alike.values()])
+        return next((key for key, view in alike.items() if view.owner == greedy), None)
+
+    def _make_room(self, wanted: ViewKey, identity: str) -> None:
+        """Drop the view that can be missed most when there are too many of its kind. Raises `TooManyViews`."""
+        if self._is_left(wanted, identity):
+            return
+        key = self._last_wanted(wanted, identity)
+        if key is None:
             raise TooManyViews
-        self._timers[idle].cancel()
-        self._forget(idle)
+        if key in self._timers:
+            self._timers.pop(key).cancel()
+        for client in tuple(self._views[key].clients):
+            client.abort()
+        self._forget(key)
 
     def _expire(self, key: ViewKey) -> None:
-        if self._upstream.wan.down and self._views[key].ready:
+        view = self._views[key]
+        if self._upstream.wan.down and view.ready and (view.owner or key.selects_here):
             self._timers[key] = asyncio.get_running_loop().call_later(LINGER, self._expire, key)
         else:
+            del self._timers[key]
             self._forget(key)
 
     def _forget(self, key: ViewKey) -> None:
-        del self._timers[key]
         self._views.pop(key).close()
         used = {key.identity for key in self._views}
         self._authorizations = {name: value for name, value in self._authorizations.items() if name in used}
         self._metrics.set("views", len(self._views))
 
     def places(self) -> dict[str, Place]:
-        """Return what each view leaves to the next agent's; the sources must have ended."""
+        """Return what each view leaves to the next agent's, if it is somebody's; the sources must have ended."""
         shown = [view for view in self._views.values() if view.ready and view.refusal is None]
-        return {view.key.name: view.place() for view in shown}
+        kept = [view for view in shown if all(self._owner(source) is not None for source in view.sources())]
+        return {view.key.name: view.place() for view in kept}
 
     def shown_sources(self) -> list[SourceKey]:
-        """Return what is asked for at the moment and known."""
-        return [key for key, (source, _) in self._sources.items() if source.synced]
+        """Return what is asked for at the moment and known, and is kept for somebody."""
+        return [
+            key for key, (source, _) in self._sources.items() if source.synced and self._owner(source) is not None
+        ]
 
     def close(self) -> None:
         """End every source."""
+        self.authentication.close()
         for timer in self._timers.values():
             timer.cancel()
         for source, _ in self._sources.values():

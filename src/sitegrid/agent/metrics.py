@@ -29,6 +29,7 @@ _HELP: Final = {
     "without_credentials_total": "Requests passed through without credentials (client-go sends none to http://).",
     "refused_total": "Requests refused because the answer could not be given exactly, by status code.",
     "slow_clients_total": "Watches and lists cut off because the client did not keep up.",
+    "refused_clients_total": "Requests answered 429: the places for clients without an accepted token are taken.",
     "turned_away_total": "Connections that were closed, one at rest if there was one, because there were too many.",
     "events_sent_total": "Watch events sent to clients.",
     "connections": "Open client connections.",

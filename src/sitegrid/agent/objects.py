@@ -17,6 +17,7 @@ from typing import Final
 from sitegrid.agent.gate import Route
 from sitegrid.agent.http import Connection
 from sitegrid.agent.hub import Hub
+from sitegrid.agent.passthrough import authorization
 from sitegrid.agent.patches import patched_object
 from sitegrid.agent.reply import HEAD_TIMEOUT, UpstreamError
 from sitegrid.agent.request import Request
@@ -57,21 +58,22 @@ async def get_object(
     headers.append(("Accept", codec.media_type))
     try:
         reply = await upstream.pass_on("GET", request.target, headers, b"", HEAD_TIMEOUT)
+        hub.authentication.heard(authorization(headers), reply.status)
         try:
             body = await reply.read_all(_MAX_OBJECT, _TIMEOUT)
         finally:
             reply.close()
     except UpstreamError as error:
-        body = await _remembered(request, route, upstream, hub, codec, error)
+        body = await _remembered(request, connection, route, upstream, hub, codec, error)
         await connection.respond(200, [(b"content-type", codec.media_type.encode())], body)
         return
     status, content_type = reply.status, reply.header(b"content-type") or codec.media_type.encode()
     if status == 200:
-        body = await _shown(body, route, upstream, hub, codec)
+        body = await _shown(body, connection, route, upstream, hub, codec)
     elif status == 404 and route.resource is ENDPOINTS and await _is_a_grids(route, {}, upstream):
         # A client that may not read them is told so before it is told that there are none.
         status, content_type = 200, codec.media_type.encode()
-        body = await _endpoints(route, upstream, hub, codec)
+        body = await _endpoints(connection, route, upstream, hub, codec)
     await connection.respond(status, [(b"content-type", content_type)], body)
 
 
@@ -109,7 +111,13 @@ async def _grids_services(upstream: Upstream, namespace: str, name: str) -> list
 
 
 async def _remembered(
-    request: Request, route: Route, upstream: Upstream, hub: Hub, codec: Codec, error: UpstreamError
+    request: Request,
+    connection: Connection,
+    route: Route,
+    upstream: Upstream,
+    hub: Hub,
+    codec: Codec,
+    error: UpstreamError,
 ) -> bytes:
     """Return what lists tell of the object. Raises `error` where they tell nothing: it may exist by now.
 
@@ -121,25 +129,25 @@ async def _remembered(
     identity = hub.identify(request.header(b"authorization")) if route.resource is ENDPOINTS else ""
     item = hub.known_object(identity, route.resource, route.namespace, route.name, codec)
     if item is None and route.resource is ENDPOINTS:
-        item = await _made(route, upstream, hub, codec)
+        item = await _made(connection, route, upstream, hub, codec)
     if item is None:
         raise error
     return codec.render_object(route.resource, item)
 
 
-async def _made(route: Route, upstream: Upstream, hub: Hub, codec: Codec) -> Item | None:
+async def _made(connection: Connection, route: Route, upstream: Upstream, hub: Hub, codec: Codec) -> Item | None:
     """Return the Endpoints that are made for a grid's Service; None where none are. Raises `Answer`."""
     if not hub.node.known:
         raise Answer(Status(503, UNREADY, retry_after=1))
-    with hub.view(ViewKey(ENDPOINTS, "", "", "", codec)) as view:
+    with hub.view(ViewKey(ENDPOINTS, "", "", "", codec), connection) as view:
         if not await view.wait_ready(lambda: upstream.wan.down):
             raise Answer(Status(503, UNREADY, retry_after=1))
         return view.items.get(f"{route.namespace}/{route.name}")
 
 
-async def _endpoints(route: Route, upstream: Upstream, hub: Hub, codec: Codec) -> bytes:
+async def _endpoints(connection: Connection, route: Route, upstream: Upstream, hub: Hub, codec: Codec) -> bytes:
     """Return the Endpoints of a grid's Service. Raises `Answer`."""
-    made = await _made(route, upstream, hub, codec)
+    made = await _made(connection, route, upstream, hub, codec)
     if made is None:
         raise Answer(not_found(route))
     return codec.render_object(ENDPOINTS, made)
@@ -153,7 +161,9 @@ async def _is_a_grids(route: Route, labels: Mapping[str, str], upstream: Upstrea
     return bool(await _grids_services(upstream, route.namespace, service))
 
 
-async def _shown(body: bytes, route: Route, upstream: Upstream, hub: Hub, codec: Codec) -> bytes:
+async def _shown(
+    body: bytes, connection: Connection, route: Route, upstream: Upstream, hub: Hub, codec: Codec
+) -> bytes:
     assert route.resource is not None
     item = codec.item(body)
     labels = codec.labels(item)
@@ -163,7 +173,7 @@ async def _shown(body: bytes, route: Route, upstream: Upstream, hub: Hub, codec:
         if route.resource is not ENDPOINTS:
             raise Answer(not_found(route))
     if route.resource is ENDPOINTS:
-        return await _endpoints(route, upstream, hub, codec)
+        return await _endpoints(connection, route, upstream, hub, codec)
     if not hub.node.known:
         raise Answer(Status(503, UNREADY, retry_after=1))
     if route.resource is ENDPOINTSLICES:

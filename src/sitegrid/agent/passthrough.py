@@ -8,6 +8,9 @@ A request with a short body is read whole and shares a connection with others, w
 Upgrades, and bodies that are large or of unknown length, are streams on connections of their own: what they cost is
 little beside what they send, and behind a large body on a slow link nothing else has to wait.
 
+What the API server says of the client's credential is told to `heard`, with the Authorization header that really went
+upstream.
+
 Invariant: the agent's account is never lent. Held by ``tests/agent/test_passthrough.py``.
 """
 
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Final
 
 from sitegrid.agent.http import Connection
@@ -36,6 +40,8 @@ _HOP_BY_HOP: Final = frozenset(
 )
 _SHORT: Final = 16 * 1024
 """Bytes of the largest body that is read whole, and that others wait behind: 2.6 s at 50 kbit/s."""
+Heard = Callable[[str, int], None]
+"""Called with an Authorization header and the status of the answer to it."""
 _LONG: Final = 3600.0 * 4
 """Seconds that the API server may take to begin its answer to a passed request (it may be an attach or a wait)."""
 
@@ -52,6 +58,12 @@ def end_to_end(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in headers if name.lower() not in dropped]
 
 
+def authorization(headers: list[tuple[str, str]]) -> str:
+    """Return the Authorization header among those that go upstream; empty without one, or with several."""
+    found = [value for name, value in headers if name.lower() == "authorization"]
+    return found[0] if len(found) == 1 else ""
+
+
 def _request_headers(request: Request) -> list[tuple[str, str]]:
     headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in end_to_end(request.headers)]
     if request.upgrade:
@@ -63,12 +75,12 @@ def _request_headers(request: Request) -> list[tuple[str, str]]:
     return headers
 
 
-async def forward(request: Request, connection: Connection, upstream: Upstream, target: str) -> None:
+async def forward(request: Request, connection: Connection, upstream: Upstream, target: str, heard: Heard) -> None:
     """Pass the request to `target` and the answer back. Raises `UpstreamError` while nothing is answered yet."""
     upstream.require()
     streamed = request.upgrade or request.chunked or int(request.header(b"content-length") or 0) > _SHORT
     try:
-        await (_forward_stream if streamed else _forward_whole)(request, connection, upstream, target)
+        await (_forward_stream if streamed else _forward_whole)(request, connection, upstream, target, heard)
     except UpstreamError:
         if connection.started:
             # Half an answer is out: only the end of the connection tells the client that the rest is missing.
@@ -77,26 +89,34 @@ async def forward(request: Request, connection: Connection, upstream: Upstream, 
         raise
 
 
-async def _forward_whole(request: Request, connection: Connection, upstream: Upstream, target: str) -> None:
+async def _forward_whole(
+    request: Request, connection: Connection, upstream: Upstream, target: str, heard: Heard
+) -> None:
     _proceed(request, connection)
     body = bytearray()
     while data := await request.body.read():
         body += data
-    reply = await upstream.pass_on(request.method, target, _request_headers(request), bytes(body), _LONG)
+    headers = _request_headers(request)
+    reply = await upstream.pass_on(request.method, target, headers, bytes(body), _LONG)
+    heard(authorization(headers), reply.status)
     try:
         await _relay(connection, reply, head_only=request.method == "HEAD")
     finally:
         reply.close()
 
 
-async def _forward_stream(request: Request, connection: Connection, upstream: Upstream, target: str) -> None:
-    exchange = await upstream.open(request.method, target, _request_headers(request), as_agent=False)
+async def _forward_stream(
+    request: Request, connection: Connection, upstream: Upstream, target: str, heard: Heard
+) -> None:
+    headers = _request_headers(request)
+    exchange = await upstream.open(request.method, target, headers, as_agent=False)
     sender: asyncio.Task[None] | None = None
     try:
         if not request.upgrade:
             _proceed(request, connection)
             sender = asyncio.get_running_loop().create_task(_send_body(request, exchange))
         await exchange.head(_LONG)
+        heard(authorization(headers), exchange.status)
         if exchange.upgraded:
             await _splice(request, connection, exchange)
         else:

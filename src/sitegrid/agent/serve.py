@@ -88,12 +88,14 @@ class _Page(NamedTuple):
     remaining: int = 0
 
 
-async def send_list(view: View, options: ListOptions, connection: Connection, metrics: Metrics) -> None:
+async def send_list(
+    view: View, options: ListOptions, connection: Connection, metrics: Metrics, *, authenticated: bool
+) -> None:
     """Answer a LIST. Raises `Answer` before the response has begun, `Disconnected` afterwards.
 
     Items are copied as the client reads. One that reads so slowly that it would be sent what is over is cut off.
     """
-    page = await _find_page(view, options)
+    page = await _find_page(view, options, authenticated=authenticated)
     codec = view.key.codec
     length, pieces = codec.render_list(view.key.resource, page.items, page.rv, page.token, page.remaining)
     headers = [(b"content-type", codec.media_type.encode())]
@@ -116,9 +118,9 @@ async def send_list(view: View, options: ListOptions, connection: Connection, me
     await connection.finish()
 
 
-async def _find_page(view: View, options: ListOptions) -> _Page:
+async def _find_page(view: View, options: ListOptions, *, authenticated: bool) -> _Page:
     if options.continue_token:
-        return _next_page(view, options)
+        return _next_page(view, options, authenticated=authenticated)
     wanted = options.resource_version
     if wanted:
         await _wait_fresh(view, wanted)
@@ -128,22 +130,22 @@ async def _find_page(view: View, options: ListOptions) -> _Page:
     items = view.sorted_items()
     # The API server answers resourceVersion=0 from its cache, which knows no limit.
     if options.limit > 0 and wanted != 0 and len(items) > options.limit:
-        return _page(view, rv, items, options)
+        return _page(view, rv, items, options, authenticated=authenticated)
     return _Page(items, rv)
 
 
-def _page(view: View, rv: int, items: list[Item], options: ListOptions) -> _Page:
+def _page(view: View, rv: int, items: list[Item], options: ListOptions, *, authenticated: bool) -> _Page:
     page, rest = items[: options.limit], items[options.limit :]
     token = ""
     if rest:
         token = secrets.token_urlsafe(16)
-        view.keep_snapshot(token, rv, rest)
+        view.keep_snapshot(token, rv, rest, authenticated=authenticated)
     # With selectors the API server does not say how many remain: it has not looked.
     remaining = 0 if view.key.labels or view.key.fields else len(rest)
     return _Page(page, rv, token, remaining)
 
 
-def _next_page(view: View, options: ListOptions) -> _Page:
+def _next_page(view: View, options: ListOptions, *, authenticated: bool) -> _Page:
     if options.resource_version:
         raise Answer(Status(400, "specifying resource version is not allowed when using continue"))
     if not _TOKEN.fullmatch(options.continue_token):
@@ -155,7 +157,9 @@ def _next_page(view: View, options: ListOptions) -> _Page:
     if not all(view.still_shown(item) for item in items):
         # A slice of the list is no longer to be seen as it was, so that list cannot be continued exactly.
         raise Answer(Status(410, _EXPIRED_CONTINUE))
-    return _page(view, rv, items, options) if options.limit > 0 else _Page(items, rv)
+    if options.limit <= 0:
+        return _Page(items, rv)
+    return _page(view, rv, items, options, authenticated=authenticated)
 
 
 class Watch:

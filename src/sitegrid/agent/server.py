@@ -3,7 +3,8 @@
 Failures are answered as the API server words them; whatever is not expected is 500 and counted, never a pass-through.
 Own pages: ``/sitegrid/healthz`` (the process runs), ``/sitegrid/readyz`` (the node's units are known),
 ``/sitegrid/units``, ``/sitegrid/metrics``. Without a WAN, what was kept is answered from memory and all else is 503
-at once. Held by ``tests/agent/test_server.py``, ``tests/agent/test_offline.py``.
+at once. Who has no place (see `places`) is 429. Held by ``tests/agent/test_server.py``,
+``tests/agent/test_offline.py``.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from sitegrid.agent.negotiate import NOT_ACCEPTABLE, negotiate
 from sitegrid.agent.objects import get_object, refuse_a_grids
 from sitegrid.agent.options import ListOptions, OptionsError, list_options, parse_query
 from sitegrid.agent.passthrough import forward
+from sitegrid.agent.places import PASSED, SERVED, Places
 from sitegrid.agent.reads import Read, Reads
 from sitegrid.agent.reply import UpstreamError
 from sitegrid.agent.request import Disconnected, Request
 from sitegrid.agent.serve import UNREADY, Answer, Watch, send_list
-from sitegrid.agent.source import Refused
+from sitegrid.agent.source import Refused, TooLarge
 from sitegrid.agent.upstream import Upstream
 from sitegrid.agent.view import View, ViewKey
 from sitegrid.wire.codec import Codec, CodecError
@@ -52,6 +54,9 @@ _END_SECONDS: Final = 1.0
 """How long requests may take to be answered once the agent ends."""
 _OFFLINE_RETRY: Final = 5
 """Seconds until a request that the API server must answer is worth another try while that cannot be reached."""
+_BUSY: Final = "all places for clients like this one are taken; most are kept back for those with an accepted token"
+_BUSY_RETRY: Final = 1
+_LARGE_RETRY: Final = 30
 
 
 class Server:
@@ -70,7 +75,8 @@ class Server:
         self._reads = reads or Reads(())
         self._upstream = upstream
         self._metrics = metrics
-        self._connections: dict[Connection, None] = {}
+        self._authentication = hub.authentication
+        self._places = Places(metrics, self._authentication.accepted)
         self._watches: set[Watch] = set()
         self._ending = False
 
@@ -82,8 +88,11 @@ class Server:
         """Accept connections on a socket that listens already."""
         return await asyncio.get_running_loop().create_server(self._connection(context), sock=sock, backlog=128)
 
+    def _connections(self) -> list[Connection]:
+        return [connection for connection in self._places.connections if isinstance(connection, Connection)]
+
     def _connection(self, context: ssl.SSLContext | None) -> Callable[[], Connection]:
-        return lambda: Connection(self.handle, self._metrics, self._connections, context)
+        return lambda: Connection(self.handle, self._metrics, self._places, context)
 
     async def end(self) -> None:
         """End all watches where they are, and all else when it is answered, or after a second.
@@ -96,9 +105,9 @@ class Server:
         self._ending = True
         for watch in self._watches:
             watch.end()
-        for connection in list(self._connections):
+        for connection in self._connections():
             connection.retire()
-        losses = [asyncio.ensure_future(connection.lost.wait()) for connection in self._connections]
+        losses = [asyncio.ensure_future(connection.lost.wait()) for connection in self._connections()]
         if losses:
             await asyncio.wait(losses, timeout=_END_SECONDS)
         for loss in losses:
@@ -107,7 +116,7 @@ class Server:
 
     async def close(self) -> None:
         """Cut every client off, and return when their connections are gone."""
-        connections = list(self._connections)
+        connections = self._connections()
         for connection in connections:
             connection.abort()
         await asyncio.gather(*(connection.lost.wait() for connection in connections))
@@ -120,6 +129,7 @@ class Server:
         try:
             if route.kind in (Kind.VIEW, Kind.OBJECT):
                 codec = self._codec(request)
+            await self._place(request, connection, route)
             await self._answer(request, connection, route, codec)
         except (Answer, OptionsError) as refusal:
             await self._refuse(connection, refusal.status, codec)
@@ -129,7 +139,7 @@ class Server:
             retry = _OFFLINE_RETRY if self._upstream.wan.down else 1
             await self._refuse(connection, Status(503, str(error), retry_after=retry), codec)
         except TooManyViews:
-            await self._refuse(connection, Status(503, "too many different selections", retry_after=1), codec)
+            await self._refuse(connection, self._busy(), codec)
         except CodecError as error:
             self._metrics.add("undecodable_total")
             await self._refuse(connection, Status(503, f"not understood: {error}", retry_after=1), codec)
@@ -138,6 +148,25 @@ class Server:
         except Exception:
             _log.exception("%s %s", request.method, request.target)
             await self._refuse(connection, Status(500, "internal error of the agent"), codec)
+        finally:
+            self._places.give_back(connection)
+
+    async def _place(self, request: Request, connection: Connection, route: Route) -> None:
+        """Give the request a place; a client that is not known may be authenticated. Raises `Answer`."""
+        if route.kind in (Kind.OWN, Kind.REFUSED):
+            return
+        authorization = _authorization(request)
+        connection.identity = self._authentication.identity(authorization)
+        self._authentication.look(authorization)
+        place = SERVED if route.kind is Kind.VIEW else PASSED
+        if self._places.take(connection, place):
+            return
+        if not (await self._authentication.ask(authorization) and self._places.take(connection, place)):
+            raise Answer(self._busy())
+
+    def _busy(self) -> Status:
+        self._metrics.add("refused_clients_total")
+        return Status(429, _BUSY, retry_after=_BUSY_RETRY)
 
     def _is_meant(self, request: Request, connection: Connection) -> bool:
         """Tell whether a request is sent to this agent, not by a browser to a name that was made to lead here."""
@@ -159,6 +188,9 @@ class Server:
 
     async def _pass_refusal(self, connection: Connection, refusal: Refused, codec: Codec) -> None:
         """Pass on what the API server has against the client's question; what it has against the agent is 503."""
+        if isinstance(refusal, TooLarge):
+            await self._refuse(connection, Status(429, refusal.body.decode(), retry_after=_LARGE_RETRY), codec)
+            return
         if refusal.status not in (400, 404, 422):
             await self._refuse(connection, Status(503, f"{UNREADY}: {refusal}", retry_after=5), codec)
             return
@@ -198,11 +230,14 @@ class Server:
         read = self._reads.find(request)
         codec = negotiate(request.header(b"accept"))
         if read is None or codec is None:
-            await forward(request, connection, self._upstream, request.target)
+            await self._forward(request, connection)
         elif read.name:
             await self._kept_object(request, connection, read, codec)
         else:
             await self._as_client(request, connection, Route(Kind.VIEW, read.resource, read.namespace), codec)
+
+    async def _forward(self, request: Request, connection: Connection) -> None:
+        await forward(request, connection, self._upstream, request.target, self._authentication.heard)
 
     async def _as_client(self, request: Request, connection: Connection, route: Route, codec: Codec) -> None:
         """Answer a LIST or WATCH of what is read with the client's credential."""
@@ -213,7 +248,7 @@ class Server:
         except Refused as refusal:
             if route.resource is not ENDPOINTS:
                 # It may list and not watch: its own request is what the API server can judge.
-                await forward(request, connection, self._upstream, request.target)
+                await self._forward(request, connection)
                 return
             # It was asked with the client's credential: the answer is the client's, whatever it is.
             self._metrics.add("refused_total", label=str(refusal.status))
@@ -222,7 +257,7 @@ class Server:
     async def _kept_object(self, request: Request, connection: Connection, read: Read, codec: Codec) -> None:
         """Ask for one object; without a WAN, answer with what its client has listed."""
         try:
-            await forward(request, connection, self._upstream, request.target)
+            await self._forward(request, connection)
         except UpstreamError:
             identity = self._hub.identify(_authorization(request))
             item = self._hub.known_object(identity, read.resource, read.namespace, read.name, codec)
@@ -284,7 +319,9 @@ class Server:
             fields = f"{fields},metadata.name={route.name}" if fields else f"metadata.name={route.name}"
         self._check(options.label_selector, fields)
         key = ViewKey(route.resource, route.namespace, options.label_selector, fields, codec, identity)
-        with self._hub.view(key, _authorization(request)) as view:
+        if not self._hub.has_room(key, connection.identity):
+            await self._authentication.ask(_authorization(request))
+        with self._hub.view(key, connection, _authorization(request)) as view:
             await self._serve(view, options, connection)
 
     async def _serve(self, view: View, options: ListOptions, connection: Connection) -> None:
@@ -294,7 +331,8 @@ class Server:
                 raise view.refusal
             raise Answer(Status(503, f"{UNREADY}: {wan.reason}" if wan.down else UNREADY, retry_after=1))
         if not options.watch:
-            await send_list(view, options, connection, self._metrics)
+            authenticated = self._authentication.accepted(connection.identity)
+            await send_list(view, options, connection, self._metrics, authenticated=authenticated)
             return
         watch = Watch(view, options, connection, self._metrics)
         self._watches.add(watch)

@@ -44,6 +44,8 @@ from sitegrid.wire.resources import Resource
 
 _log = logging.getLogger(__name__)
 
+MAX_SMALL: Final = 256 * 1024
+"""Bytes of objects, as they are kept, of a list that is nobody's: those of some hundred Services."""
 MAX_LIST: Final = 256 * 1024 * 1024
 """Largest page of a list in bytes; a page has at most 500 objects of 1.5 MiB."""
 _PAGE: Final = 500
@@ -126,6 +128,13 @@ def _message(body: bytes) -> str:
     return " ".join(text[:300].split())
 
 
+class TooLarge(Refused):
+    """The selection has more objects than the agent keeps for clients that it does not know."""
+
+    def __init__(self) -> None:
+        super().__init__(429, b"too many objects for a client that is not authenticated", "text/plain")
+
+
 class _Expired(Exception):
     """The history that the watch should resume from is gone."""
 
@@ -143,13 +152,24 @@ def _keep_nothing(source: Source) -> None:
     """Keep no state: there is no disk."""
 
 
+def _wanted(source: Source) -> bool:
+    """Say that it is."""
+    return True
+
+
+def _hear_nothing(authorization: str, status: int) -> None:
+    """Hear no status."""
+
+
 class Source:
     """Keeps `objects` (key → item) like the API server's; `refusal` is its last refusal while not synced.
 
     `authorization` is the client's Authorization header where the key has an identity. `keep` is called when there is
     something new to be kept, or (not `synced`) when nothing may be kept any more. What was `stored` is the place to
     `resume` from, or only what there is to show if the API server cannot be reached. It is shown at once where it was
-    `shown` until a moment ago, by the agent before this one.
+    `shown` until a moment ago, by the agent before this one. `heard` is called with the status of each answer to a
+    client's credential. `wanted` tells whether anybody wants it whom the API server knows: others may not have it
+    list much, or fill the log.
     """
 
     def __init__(
@@ -163,6 +183,8 @@ class Source:
         resume: bool = True,
         shown: bool = False,
         keep: Callable[[Source], None] = _keep_nothing,
+        heard: Callable[[str, int], None] = _hear_nothing,
+        wanted: Callable[[Source], bool] = _wanted,
     ) -> None:
         self.key = key
         self.objects: dict[str, Item] = stored.objects if stored is not None else {}
@@ -177,6 +199,10 @@ class Source:
         self._metrics = metrics
         self._authorization = authorization
         self._keep = keep
+        self._heard = heard
+        self._wanted = wanted
+        self._read = 0
+        """Bytes of the objects of the list that is being read."""
         self._kept_at = 0.0
         self._hidden = stored is not None
         self._shown = shown
@@ -286,7 +312,12 @@ class Source:
             self._lost_history()
         # Each try is refused in the same words until somebody mends the account.
         told = self.refusal is not None and str(self.refusal) == str(refusal)
-        _log.log(logging.DEBUG if told else logging.WARNING, "%s: %s", self.key.resource.plural, refusal)
+        _log.log(
+            logging.DEBUG if told or not self._wanted(self) else logging.WARNING,
+            "%s: %s",
+            self.key.resource.plural,
+            refusal,
+        )
         self.refusal = refusal
         if self.key.identity and refusal.status in (401, 403):
             self.synced = self._hidden = self._current = False
@@ -337,6 +368,8 @@ class Source:
         exchange = await self._upstream.ask(target, headers, as_agent=not self.key.identity)
         try:
             await exchange.head()
+            if self._authorization:
+                self._heard(self._authorization, exchange.status)
             if exchange.status != 200:
                 body = await exchange.read_all(1024 * 1024, _LIST_SILENCE)
                 raise Refused(exchange.status, body, exchange.header(b"content-type").decode("latin-1"))
@@ -356,6 +389,7 @@ class Source:
     async def _list(self) -> None:
         """Read all pages, then apply the difference."""
         found: dict[str, Item] = {}
+        self._read = 0
         parameters = {"limit": str(_PAGE)}
         accept = self._accept(self.key.codec.media_type, suffix="List")
         while True:
@@ -388,6 +422,7 @@ class Source:
         settled = asyncio.get_running_loop().call_later(_SETTLE, self._reveal)
         frames = self.key.codec.frames()
         self._incoming = {} if initial else None
+        self._read = 0
         try:
             async with asyncio.timeout(_PROOF if self._proof is not None else None) as self._proving:
                 async for chunk in exchange.body(SILENCE):
@@ -468,6 +503,9 @@ class Source:
         if known is not None and known.rv == item.rv and known.raw == item.raw:
             return known
         item.pack(self._packer)
+        self._read += item.size
+        if self._read > MAX_SMALL and not self._wanted(self):
+            raise TooLarge
         return item
 
     def _apply_initial(self, change: Change, incoming: dict[str, Item]) -> None:

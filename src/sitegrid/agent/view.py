@@ -25,9 +25,9 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
-from sitegrid.agent.eventlog import EventLog, Place
+from sitegrid.agent.eventlog import LOG_BYTES, EventLog, Place
 from sitegrid.agent.followed import Followed
 from sitegrid.agent.handwritten import GRIDS_SERVICES, Handwritten
 from sitegrid.agent.node import NodeUnits
@@ -55,7 +55,19 @@ _log = logging.getLogger(__name__)
 READY_TIMEOUT: Final = 10.0
 """Seconds that a request waits for the first complete state before it is 503."""
 _SNAPSHOTS: Final = 4
-"""Paged lists that one view keeps open at a time."""
+"""Paged lists that one view keeps open at a time for authenticated clients, and as many for others."""
+_SHARE_OF_LOG: Final = 8
+"""The part of a log (1/8) that a view may fill which no authenticated client wants."""
+
+
+class Client(Protocol):
+    """A client's connection."""
+
+    identity: str
+
+    def abort(self) -> None:
+        """Cut it off."""
+        ...
 
 
 class ViewKey(NamedTuple):
@@ -176,8 +188,11 @@ class View:
         self._left = left
         self.items: dict[str, Item] = {}
         self.ready = False
-        self.clients = 0
+        self.clients: dict[Client, None] = {}
+        self.owner = ""
+        """The first authenticated client that asked for it; empty until there is one."""
         self.log = EventLog(key.resource, key.codec)
+        self.log.limit = LOG_BYTES // _SHARE_OF_LOG
         self._labels = LabelSelector(key.labels)
         self._fields = FieldSelector(key.fields)
         self._selects_plain = key.selects_here
@@ -190,7 +205,8 @@ class View:
         """Keys of the Services of which a view of slices shows unit slices only."""
         self._first_rv: float = 0
         self._rv = 0
-        self._snapshots: dict[str, tuple[int, list[Item]]] = {}
+        self._snapshots: tuple[dict[str, tuple[int, list[Item]]], ...] = ({}, {})
+        """Rests of paged lists, those of authenticated clients last."""
         self._waiters: list[asyncio.Future[None]] = []
         self._slices = Followed(self, acquire, release, self._slices_switched)
         self._services = Followed(self, acquire, release, self._services_switched)
@@ -220,7 +236,13 @@ class View:
             self._patches.listeners.remove(self)
         self._wake()
 
-    def _sources(self) -> list[Source]:
+    def own(self, identity: str) -> None:
+        """Be that authenticated client's, too: then it is like any view."""
+        self.owner = self.owner or identity
+        self.log.limit = LOG_BYTES
+
+    def sources(self) -> list[Source]:
+        """Return the sources that it is made of."""
         sources = (self._plain, self._services.source, self._slices.source)
         return [source for source in sources if source is not None]
 
@@ -352,7 +374,7 @@ class View:
     def _become_ready(self) -> None:
         known = self._node.known or not self.key.guarded
         known = known and (self._patches is None or self._patches.ready)
-        known = known and not self._switching and all(source.synced for source in self._sources())
+        known = known and not self._switching and all(source.synced for source in self.sources())
         if not self.ready and known and self._is_judged():
             self.ready = True
             if not self._take_over():
@@ -367,7 +389,7 @@ class View:
             self._closed.update(self._services.source.objects)
         self.items.clear()
         self._grid_keys.clear()
-        for key in {key for source in self._sources() for key in source.objects}:
+        for key in {key for source in self.sources() for key in source.objects}:
             item = self._visible(key)
             if item is not None:
                 self._remember(key, item)
@@ -382,7 +404,7 @@ class View:
         """
         if self._left is None or self.key.resource is ENDPOINTS:
             return False
-        before = {source: source.taken_over for source in self._sources() if source.taken_over is not None}
+        before = {source: source.taken_over for source in self.sources() if source.taken_over is not None}
         now = {source: source.objects for source in before}
         for source, objects in before.items():
             source.objects = objects
@@ -424,7 +446,7 @@ class View:
         resumed watch, nothing is known; Services with patches and Endpoints have versions that are made here. A view
         with one source tells its states as the API server does.
         """
-        told = self.key.resource is ENDPOINTSLICES and all(source.listed for source in self._sources())
+        told = self.key.resource is ENDPOINTSLICES and all(source.listed for source in self.sources())
         if self.key.guarded and not told:
             return math.inf
         return max([self.rv, *(item.rv for item in self.items.values())])
@@ -584,7 +606,7 @@ class View:
         Where that stands for a place in the log that is forgotten, it is the next one: a client could never resume
         from one that is 410, and would list for ever.
         """
-        return max(self._rv, self.log.lost_rv + 1, *(source.rv for source in self._sources()))
+        return max(self._rv, self.log.lost_rv + 1, *(source.rv for source in self.sources()))
 
     def expose_rv(self) -> int:
         """Return the resourceVersion of the present state, to be told to a client that has that state."""
@@ -620,15 +642,16 @@ class View:
         """Return the items in the API server's order."""
         return [self.items[key] for key in sorted(self.items)]
 
-    def keep_snapshot(self, token: str, rv: int, items: list[Item]) -> None:
-        """Keep the rest of a paged list; the oldest such list goes when there are too many."""
-        self._snapshots[token] = (rv, items)
-        while len(self._snapshots) > _SNAPSHOTS:
-            del self._snapshots[next(iter(self._snapshots))]
+    def keep_snapshot(self, token: str, rv: int, items: list[Item], *, authenticated: bool) -> None:
+        """Keep the rest of a paged list; the oldest such list of clients alike goes when there are too many."""
+        snapshots = self._snapshots[authenticated]
+        snapshots[token] = (rv, items)
+        while len(snapshots) > _SNAPSHOTS:
+            del snapshots[next(iter(snapshots))]
 
     def take_snapshot(self, token: str) -> tuple[int, list[Item]] | None:
         """Return the rest of a paged list; None when it is not kept any more."""
-        return self._snapshots.get(token)
+        return next((kept[token] for kept in self._snapshots if token in kept), None)
 
     def still_shown(self, item: Item) -> bool:
         """Tell whether `item` is what a client should see now (of plain objects any state may be told)."""

@@ -56,6 +56,11 @@ class Item:
         """The object's bytes."""
         return self._stored if self._packer is None else self._packer.unpack(self._stored)
 
+    @property
+    def size(self) -> int:
+        """The bytes that it is kept in."""
+        return len(self._stored)
+
     def pack(self, packer: Packer) -> None:
         """Keep it small from now on, and read it anew whenever something of it is asked for.
 

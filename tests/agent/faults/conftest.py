@@ -809,12 +809,17 @@ class MemoryDisk:
         stored = self._kept.get(key)
         return Stored(dict(stored.objects), stored.rv) if stored is not None else None
 
-    def keep(self, source: Source) -> None:
-        """Keep a source's state, or forget it."""
-        if source.synced:
-            self._kept[source.key] = Stored(dict(source.objects), source.rv)
-        else:
-            self._kept.pop(source.key, None)
+    def accepted(self) -> tuple[str, ...]:
+        """Return the identities that the API server had accepted."""
+        return ("anybody",)
+
+    def keep(self, source: Source, owner: str) -> None:
+        """Keep a source's state."""
+        self._kept[source.key] = Stored(dict(source.objects), source.rv)
+
+    def forget(self, key: SourceKey) -> None:
+        """Forget a source's state."""
+        self._kept.pop(key, None)
 
     def left(self, view: str) -> None:
         """Say that no agent before this one has ended as it should."""

@@ -6,7 +6,7 @@ back is exactly what was once written. Held by ``tests/agent/test_snapshot.py``.
 """
 
 from sitegrid.agent.snapshot.directory import Directory
-from sitegrid.agent.snapshot.document import DamagedError, Document, Record
+from sitegrid.agent.snapshot.document import ESSENTIAL, DamagedError, Document, Record
 from sitegrid.agent.snapshot.snapshotter import Snapshotter
 
-__all__ = ["DamagedError", "Directory", "Document", "Record", "Snapshotter"]
+__all__ = ["ESSENTIAL", "DamagedError", "Directory", "Document", "Record", "Snapshotter"]

@@ -231,8 +231,10 @@ class Directory:
         name = _file_name(document.name)
         sizes = _ours(directory)
         others = sum(size for other, size in sizes.items() if other != name)
-        # The last quarter is for what is there to grow: documents of questions that a client makes up leave it.
-        allowed = self.max_bytes if name in sizes else self.max_bytes - self.max_bytes // 4
+        # The last quarter is for what is there to grow: documents of questions that a client makes up leave it. An
+        # eighth no other document than the essential ones may have.
+        back = 0 if document.essential else 8 if name in sizes else 4
+        allowed = self.max_bytes - (self.max_bytes // back if back else 0)
         if (size := document.size) > allowed - others:
             raise TooLargeError(f"it has {size} bytes, others {others}, and {allowed} are allowed")
         # Random, because where a file system knows no locks two agents may write here for a moment.

@@ -25,6 +25,8 @@ FORMAT: Final = 1
 MAX_BYTES: Final = 2**32 - 1
 """What a length can tell."""
 
+ESSENTIAL: Final = "essential"
+
 _MAGIC: Final = b"sitegrid"
 _NUMBER: Final = struct.Struct(">I")
 _DIGEST_SIZE: Final = hashlib.sha256().digest_size
@@ -54,6 +56,11 @@ class Document(NamedTuple):
     records: Records
     resource_version: str = ""
     metadata: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def essential(self) -> bool:
+        """Whether it may have the room that is kept back for such documents: its metadata say so."""
+        return ESSENTIAL in self.metadata
 
     @property
     def size(self) -> int:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import ssl
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -372,3 +374,20 @@ async def test_a_body_is_not_taken_for_a_request(site: Any, api: Any, framing: b
     answer = await _exchange(site, head + framing + b"\r\n" + hidden)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert not [target for _, target, _ in api.requests if target in ("/x", "/api/v1/hidden")]
+
+
+@pytest.mark.parametrize(
+    "request_", [b"", GET, b"nonsense\r\n\r\n", b"GET /apis/x HTTP/1.1\r\nHost: localhost\r\n\r\n"]
+)
+async def test_a_connection_that_ended_is_not_left_to_the_collector(site: Any, objects: Any, request_: bytes) -> None:
+    """Connections of a flood are gone when they end, and not when the collector looks for them."""
+    gc.collect()
+    gc.disable()
+    try:
+        _, writer = await site.raw(request_)
+        await objects.eventually(lambda: site.server._places.connections)
+        (connection,) = (weakref.ref(connection) for connection in site.server._places.connections)
+        writer.transport.abort()
+        await objects.eventually(lambda: connection() is None)
+    finally:
+        gc.enable()

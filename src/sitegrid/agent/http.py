@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
         self._context = context
         self._early: list[bytes] | None = None if context is None else []
         """What came with the end of the handshake."""
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._requests: deque[Request] = deque()
         self._current: Request | None = None
         self._serving: Request | None = None
@@ -138,8 +138,12 @@ class Connection(asyncio.Protocol):
         self._places.leave(self)
         self._disarm()
         self._writable.set()
-        if self._task is not None:
-            self._task.cancel()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        # They hold this connection, which would be garbage that refers to itself: a flood's piles up.
+        self._parser = self._current = self._serving = None
+        self._requests.clear()
 
     def pause_writing(self) -> None:
         """The client does not read as fast as we write."""
@@ -157,7 +161,7 @@ class Connection(asyncio.Protocol):
         if self._raw is not None:
             self._raw.feed(data)
             return
-        if self._broken is not None:
+        if self._broken is not None or self._parser is None:
             return
         self._unproductive += len(data)
         try:
@@ -249,12 +253,13 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Check the head and hand the request over."""
         self._unproductive = 0
-        request = self._current_request
-        request.method = self._parser.get_method().decode("latin-1")
-        request.http10 = self._parser.get_http_version() != "1.1"
-        request.keep_alive = self._parser.should_keep_alive() and not request.http10
+        request, parser = self._current_request, self._parser
+        assert parser is not None  # it is what calls
+        request.method = parser.get_method().decode("latin-1")
+        request.http10 = parser.get_http_version() != "1.1"
+        request.keep_alive = parser.should_keep_alive() and not request.http10
         self._check(request)
-        if self._parser.should_upgrade():
+        if parser.should_upgrade():
             request.upgrade = not _is_http(request.header(b"upgrade"))
             if not request.upgrade and (request.chunked or request.header(b"content-length") not in ("", "0")):
                 raise _Malformed("an upgrade to HTTP with a body")  # which the parser takes for what is behind it

@@ -38,7 +38,7 @@ SHORT_LINGER: Final = 10.0
 """The same where no authenticated client has asked for it."""
 MAX_VIEWS: Final = 64
 """Of guarded resources, and as many times four of others (a kubelet watches each ConfigMap by itself)."""
-MAX_UNAUTHENTICATED: Final = 16
+MAX_UNAUTHENTICATED: Final = 8
 """Those of each kind that no authenticated client has asked for."""
 
 

@@ -21,7 +21,7 @@ MAX_STRANGERS: Final = 128
 """Those among them whose last request, if there was one, had no accepted credential: TLS takes memory."""
 NEWCOMERS: Final = 32
 """Connections that no request may occupy: who comes has to be let in to say who it is."""
-MAX_UNAUTHENTICATED: Final = 64
+MAX_UNAUTHENTICATED: Final = 32
 """Requests of clients that are not authenticated, watches among them, that are served at a time."""
 MAX_UNAUTHENTICATED_PASSED: Final = 16
 """Those among them that are waiting for the API server: it serves the agent 64 on one connection."""

@@ -44,7 +44,7 @@ from sitegrid.wire.resources import Resource
 
 _log = logging.getLogger(__name__)
 
-MAX_SMALL: Final = 256 * 1024
+MAX_SMALL: Final = 128 * 1024
 """Bytes of objects, as they are kept, of a list that is nobody's: those of some hundred Services."""
 MAX_LIST: Final = 256 * 1024 * 1024
 """Largest page of a list in bytes; a page has at most 500 objects of 1.5 MiB."""

@@ -66,7 +66,7 @@ class Client:
         """Send a GET on a connection of its own."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         self.writers.append(writer)
-        writer.write(f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         return reader, writer
 
     async def get(self, target: str) -> Any:

@@ -105,6 +105,18 @@ async def test_accepted_ones_are_remembered_without_the_api_server(api: Any, sta
         assert not await site.hub.authentication.ask("Bearer new")
 
 
+async def test_a_server_that_has_ended_asks_nothing_any_more(site: Any, objects: Any) -> None:
+    """An agent that stands by for another one looks at no token that was shown to it while it ended."""
+    await site.names(objects.slices)
+    site.hub.close()
+    await site.request("GET", objects.slices, MINE)
+    authentication = site.hub.authentication
+    assert authentication._looks
+    await site.server.close()
+    assert not authentication._looks
+    await objects.eventually(lambda: not authentication._asked)
+
+
 class _Deaf:
     """An API server that counts the questions, and answers none until it is told to."""
 

@@ -60,13 +60,15 @@ class Client:
 
     def __init__(self, port: int) -> None:
         self.port = port
+        self.authorization = ""
         self.writers: list[asyncio.StreamWriter] = []
 
     async def open(self, target: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Send a GET on a connection of its own."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         self.writers.append(writer)
-        writer.write(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        credential = f"Authorization: {self.authorization}\r\n" if self.authorization else ""
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n{credential}\r\n".encode())
         return reader, writer
 
     async def get(self, target: str) -> Any:
@@ -231,6 +233,41 @@ async def test_an_agent_that_ended_is_gone_on_from_too(begin: Begin, client: Cli
     again = await client.watch(rv)
     await second.end()
     assert [kind for kind, _, _ in await events(again)] == ["BOOKMARK"]
+
+
+SELECTED = WATCH.replace("?", "?labelSelector=mine&")
+
+
+async def test_who_was_accepted_is_known_to_the_next_agents(
+    begin: Begin, client: Client, api: Any, objects: Any
+) -> None:
+    """The selection of a client whose token was accepted once goes on at the next agent, and at the third."""
+    client.authorization = "Bearer mine"
+    await begin()
+    reader, _ = await client.open("/apis/x/v1/y")
+    assert b" 200 " in await reader.readline()
+    reader = await client.watch("0", SELECTED)
+    await events(reader, 1)
+    for number in range(2):
+        await begin()
+        *_, (_, _, rv) = await events(reader)
+        reader = await client.watch(rv, SELECTED)
+        api.put(objects.slices, objects.plain(f"m{number}", "10.9.0.7", mine="yes"))
+        assert [(kind, name) for kind, name, _ in await events(reader, 1)] == [("ADDED", f"m{number}")]
+    asked = [target for _, target, headers in api.requests if headers.get("authorization") == "Bearer mine"]
+    assert asked == ["/apis/x/v1/y"]
+
+
+async def test_nobodys_selections_are_not_left_to_the_next_agent(begin: Begin, client: Client) -> None:
+    """What somebody without an accepted token has made up is not written: its client lists anew."""
+    await begin()
+    reader = await client.watch("0", SELECTED)
+    await events(reader, 1)
+    await begin()
+    *_, (_, _, rv) = await events(reader)
+    again, _ = await client.open(SELECTED + rv)
+    async with asyncio.timeout(20):
+        assert b'"code":410' in await again.readuntil(b'"code":410')
 
 
 async def test_who_connects_in_between_waits_and_is_served(

@@ -167,5 +167,6 @@ class Authentication:
         """End all questions."""
         for look in self._looks.values():
             look.cancel()
+        self._looks.clear()
         for task in self._asked.values():
             task.cancel()

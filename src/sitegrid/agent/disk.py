@@ -115,7 +115,8 @@ class Disk:
         records = [Record(name, str(place.rv), place.digest) for name, place in places.items()]
         if not self._snapshotter.unwritten:
             records += (Record(_name(key), "", b"") for key in sources)
-        await asyncio.get_running_loop().run_in_executor(None, self._directory.write, Document(_LEFT, records))
+        document = Document(_LEFT, records, metadata=_ESSENTIAL)
+        await asyncio.get_running_loop().run_in_executor(None, self._directory.write, document)
 
     def identity(self, authorization: str) -> str:
         """Return the name under which data of the client with this Authorization header are kept."""

@@ -303,7 +303,6 @@ class Hub:
 
     def close(self) -> None:
         """End every source."""
-        self.authentication.close()
         for timer in self._timers.values():
             timer.cancel()
         for source, _ in self._sources.values():

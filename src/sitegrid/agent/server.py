@@ -115,11 +115,12 @@ class Server:
         await self.close()
 
     async def close(self) -> None:
-        """Cut every client off, and return when their connections are gone."""
+        """Cut every client off, and return when their connections are gone; nobody's token matters any more."""
         connections = self._connections()
         for connection in connections:
             connection.abort()
         await asyncio.gather(*(connection.lost.wait() for connection in connections))
+        self._authentication.close()
 
     async def handle(self, request: Request, connection: Connection) -> None:
         """Answer one request."""

@@ -250,6 +250,23 @@ async def test_the_helper_that_ends_connections_needs_no_token(site: Any, api: A
             await asyncio.to_thread(follower.stop)
 
 
+async def test_the_helper_has_its_watches_without_a_wan_too(start_agent: Any, api: Any, objects: Any) -> None:
+    """An agent that starts again while the WAN is down answers `sitegrid connections` from its disk."""
+    api.put(objects.slices, objects.unit("zone.u1", "10.1.0.1"))
+    for _ in range(2):
+        async with start_agent() as site:
+            heard: SimpleQueue[Heard] = SimpleQueue()
+            followers = [Follower("127.0.0.1", site.port, resource, heard) for resource in GRIDS]
+            for follower in followers:
+                follower.start()
+            try:
+                await objects.eventually(lambda heard=heard: heard.qsize() == 3)
+            finally:
+                for follower in followers:
+                    await asyncio.to_thread(follower.stop)
+        await api.stop()
+
+
 async def test_passed_requests_of_nobody_are_few(site: Any, api: Any) -> None:
     """Somebody's requests that the API server does not answer leave the others theirs."""
     api.silent = True

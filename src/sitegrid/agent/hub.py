@@ -29,6 +29,7 @@ from sitegrid.agent.source import TAKEN_OVER, Source, SourceKey
 from sitegrid.agent.upstream import Upstream
 from sitegrid.agent.view import Client, View, ViewKey
 from sitegrid.wire.codec import Codec, Item
+from sitegrid.wire.labels import GRID_UNIQ_KEY, MANAGED_BY, SITEGRID
 from sitegrid.wire.protobufcodec import PROTOBUF
 from sitegrid.wire.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES, Resource
 
@@ -40,6 +41,8 @@ MAX_VIEWS: Final = 64
 """Of guarded resources, and as many times four of others (a kubelet watches each ConfigMap by itself)."""
 MAX_UNAUTHENTICATED: Final = 8
 """Those of each kind that no authenticated client has asked for."""
+_GRIDS_ALONE: Final = ((ENDPOINTSLICES, "", f"{MANAGED_BY}={SITEGRID}"), (SERVICES, "", GRID_UNIQ_KEY))
+"""What `sitegrid connections` asks for, without a token. Nothing of no grid is among these, which has to be known."""
 
 
 class TooManyViews(Exception):
@@ -125,8 +128,10 @@ class Hub:
         return next((view.owner for view in views if view.owner), None)
 
     def _is_essential(self, key: SourceKey) -> bool:
-        """Tell whether the node cannot do without it: itself, its units' slices, and what all clients share."""
+        """Tell whether the node cannot do without it: itself, its units' slices, and what clients share."""
         if key == node_source_key(self.node.name):
+            return True
+        if any(key == ViewKey(*grids, "", key.codec).plain_source() for grids in _GRIDS_ALONE):
             return True
         for resource in (ENDPOINTSLICES, SERVICES, ENDPOINTS):
             whole = ViewKey(resource, "", "", "", key.codec)

@@ -278,6 +278,10 @@ def test_work_in_c_grows_with_the_text(reader: Callable[[str], object], text: Ca
         _call(reader, written)
         return time.thread_time() - begin
 
-    smallest = min(work(2048) for _ in range(3))
+    def least(size: int) -> float:
+        # A busy machine makes a run cost more, by cold caches and page faults, but never less.
+        return min(work(size) for _ in range(5))
+
+    smallest = least(2048)
     for growth in (4, 16, 64):
-        assert work(2048 * growth) < 8 * growth * smallest + 0.02
+        assert least(2048 * growth) < 8 * growth * smallest + 0.02

@@ -21,12 +21,10 @@ import pytest
 import yaml
 
 from tests.support import controlplane
-from tests.support.controlplane import ApiServer, free_port
+from tests.support.controlplane import AGENT_USER, CONTROLLER_USER, ApiServer, free_port
 from tests.support.processes import start
 
 ROOT = Path(__file__).parents[2]
-CONTROLLER_USER = "system:serviceaccount:sitegrid-system:sitegrid-controller"
-AGENT_USER = "system:serviceaccount:sitegrid-system:sitegrid-agent"
 DUAL_STACK = "10.96.0.0/16,fd00:96::/112"
 KCM_USER = "system:kube-controller-manager"
 CRDS = len([*(ROOT / "deploy" / "crds").glob("*.yaml")])

@@ -50,7 +50,7 @@ def test_new_unit_is_served_without_a_further_step(world: Any) -> None:
 
 
 def test_service_is_closed_and_shared(world: Any) -> None:
-    """A ServiceGrid makes one Service, which stock kube-proxies ignore."""
+    """A ServiceGrid makes one Service for all units, without a selector, which stock kube-proxies ignore."""
     world.node("a", "one")
     world.plane.apply(world.service_grid())
     condition = world.wait_condition("ServiceApplied", kind="sg")
@@ -61,5 +61,6 @@ def test_service_is_closed_and_shared(world: Any) -> None:
         "tkeedge.io/grid": "grid",
         "tkeedge.io/grid-uniq-key": world.key,
         "service.kubernetes.io/service-proxy-name": "sitegrid",
+        "tkeedge.io/sites": "grid-svc-sites",
     }
-    assert service["spec"]["selector"] == {"app": "grid"}
+    assert "selector" not in service["spec"]

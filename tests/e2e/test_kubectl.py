@@ -235,7 +235,9 @@ def test_nobody_but_the_api_server_may_ask_the_kubelet(typist: Typist) -> None:
     ca = str(typist.lab.layout.pki / "ca.crt")
     url = f"https://{NodeAddresses(1).lan}:{PORT}/containerLogs/default/typed/c"
     done = typist.in_lab(NEIGHBOUR, ["curl", "-sS", "--cacert", ca, url])
-    assert (done.stdout, "alert" in done.stderr or "empty reply" in done.stderr.lower()) == ("", True), done.stderr
+    # An alert, unless the connection's end overtakes it.
+    ended = any(words in done.stderr.lower() for words in ("alert", "empty reply", "reset by peer"))
+    assert (done.stdout, ended) == ("", True), done.stderr
 
 
 def test_exec_while_the_wan_is_cut_fails_at_once(typist: Typist) -> None:

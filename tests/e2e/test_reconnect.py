@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 NODES = {"a1": "away", "a2": "away", "c1": "crashed", "c2": "crashed", "far": "far"}
 URL = "http://web-svc/"
-SOURCES = "kubernetes.io/service-name=web-svc"
+SOURCES = "kubernetes.io/service-name=web-svc-sites"
 GRIDS = """
 apiVersion: tkeedge.io/v1
 kind: DeploymentGrid

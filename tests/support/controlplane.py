@@ -24,6 +24,10 @@ import pytest
 from sitegrid.lab.pki import service_account_keys
 from tests.support.processes import start
 
+CONTROLLER_USER = "system:serviceaccount:sitegrid-system:sitegrid-controller"
+AGENT_USER = "system:serviceaccount:sitegrid-system:sitegrid-agent"
+"""The accounts in ``deploy/rbac``."""
+
 READY_TIMEOUT = 90.0
 """Seconds that the API server may take to begin."""
 

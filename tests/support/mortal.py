@@ -11,6 +11,7 @@ from sitegrid.controller.metrics import Metrics
 from sitegrid.controller.statuses import HOLD as STATUS_HELD
 from sitegrid.kube.client import Client
 from sitegrid.kube.config import load_config
+from tests.support.controlplane import CONTROLLER_USER
 
 
 class _Crash(BaseException):
@@ -71,7 +72,7 @@ class _NoEvents:
 
 async def _live(plane: Any, writes: int, at_rest: Any) -> bool:
     """Run one life of a controller; True if `writes` writes killed it, False where it came to rest before."""
-    async with Client(load_config(str(plane.kubeconfig("admin")))) as client:
+    async with Client(load_config(str(plane.kubeconfig(CONTROLLER_USER)))) as client:
         cluster = Cluster()
         api: Any = _Mortal(client, writes)
         metrics = Metrics()

@@ -48,6 +48,7 @@ RESOURCES = {
     "controllerrevisions": ("/apis/apps/v1", "controllerrevisions"),
     "services": ("/api/v1", "services"),
     "pods": ("/api/v1", "pods"),
+    "endpoints": ("/api/v1", "endpoints"),
     "endpointslices": ("/apis/discovery.k8s.io/v1", "endpointslices"),
     "events": ("/apis/events.k8s.io/v1", "events"),
     "events.events.k8s.io": ("/apis/events.k8s.io/v1", "events"),
@@ -192,6 +193,13 @@ class ControlPlane(ApiServer):
         assert found is not None, kind
         items: list[Manifest] = found["items"]
         return items
+
+    def watched(self, kind: str, namespace: str, selector: str, version: str) -> Iterator[Manifest]:
+        """Yield the events of a watch by label from a resourceVersion on, the past ones first."""
+        query = urllib.parse.urlencode({"watch": "1", "labelSelector": selector, "resourceVersion": version})
+        with self.open(f"{self._path(kind, namespace)}?{query}", self._tokens["admin"]) as answer:
+            for line in answer:
+                yield json.loads(line)
 
     @staticmethod
     def _path(kind: str, namespace: str) -> str:
@@ -449,14 +457,14 @@ class World:
             status = {"conditions": [{"type": "Ready", "status": ready}]}
             self._report(f"/api/v1/namespaces/{self.namespace}/pods/{pod}", status)
 
-    def pod(self, name: str, node: str, address: str, app: str = "grid") -> None:
-        """Add a ready pod on `node`, as a kubelet would have reported it."""
+    def pod(self, name: str, node: str, address: str, app: str = "grid", **spec: Any) -> None:
+        """Add a ready pod on `node`, as a kubelet would have reported it; `spec` are further fields."""
         self.plane.write(
             "POST",
             f"/api/v1/namespaces/{self.namespace}/pods",
             {
                 "metadata": {"name": name, "labels": {"app": app}},
-                "spec": {"nodeName": node, "containers": [{"name": "web", "image": "web:1"}]},
+                "spec": {"nodeName": node, "containers": [{"name": "web", "image": "web:1"}], **spec},
             },
         )
         self._report_ready(name, address)
@@ -640,3 +648,13 @@ def new_controller(running: Running) -> Iterator[Callable[[], Controller]]:
     yield make
     for controller in made:
         controller.kill()
+
+
+@pytest.fixture
+def alone(world: World) -> Iterator[None]:
+    """Stop the shared controller for a test."""
+    controller = world.running.controller
+    assert controller.stop() == 0
+    yield
+    controller.start()
+    wait_for(lambda: controller.http("/readyz")[0] == 200, "the shared controller to be ready again")
